@@ -1,0 +1,16 @@
+"""Live, attested and verified cloning of running servers.
+
+Where things are (imports point down only; tests/unit/test_layers.py holds it):
+
+==================  =========================================================
+cmd                 programs: manage, agent, exporter, store, guard
+clone               use cases: ordered steps, each with its undo
+conf                every option, with what it does and why
+transport           framed messages and TLS between hosts
+datapath            exporter and store: bulk pages, FUSE, prefetch
+tpm, vtpm           TPM 2.0 commands; making, deriving and reading vTPMs
+hypervisor          freeze and restore; one package per hypervisor
+ports               the protocols between use cases and adapters
+core                the thinking: protocol, attest, integrity; no I/O at all
+==================  =========================================================
+"""
