@@ -1,0 +1,73 @@
+"""The layers of the package map: imports point down only."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+PACKAGE = "nova_trusted_clone"
+ROOT = pathlib.Path(__file__).resolve().parents[2] / PACKAGE
+
+# From the surfaces down. A package may import its own layer's row only where it is itself.
+LAYERS = (
+    ("cmd",),
+    ("clone",),
+    ("conf",),
+    ("transport", "datapath", "tpm", "vtpm", "hypervisor"),
+    ("ports",),
+    ("core",),
+)
+DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+
+# What an adapter may take from a neighbour in its own row, and why.
+NEIGHBOURS = {
+    ("datapath", "transport"),  # the bulk data runs over the transport's TLS
+    ("vtpm", "tpm"),  # a vTPM is spoken to with TPM commands
+    ("hypervisor", "datapath"),  # the sources that the exporter serves
+}
+CORE_MAY_IMPORT = {"cbor2", "cryptography", PACKAGE}
+CORE_MUST_NOT = {"socket", "threading", "asyncio", "time", "logging", "subprocess", "random", "os"}
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def modules() -> list[pathlib.Path]:
+    return [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.name == "ports.py"]
+
+
+def layer_of(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down_only(path):
+    here = layer_of(path)
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != PACKAGE or len(parts) < 2 or parts[1] not in DEPTH or parts[1] == here:
+            continue
+        allowed = DEPTH[parts[1]] > DEPTH[here] or (here, parts[1]) in NEIGHBOURS
+        assert allowed, f"{here} must not import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=lambda p: p.stem)
+def test_the_core_does_no_io(path):
+    for name in imports_of(path):
+        top = name.split(".")[0]
+        assert top not in CORE_MUST_NOT, f"core must not import {name}"
+        assert top in sys.stdlib_module_names or top in CORE_MAY_IMPORT, f"core must not import {name}"
+
+
+def test_adapters_know_no_nova():
+    for path in modules():
+        assert not any(name.split(".")[0] == "nova" for name in imports_of(path)), path
