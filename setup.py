@@ -1,4 +1,15 @@
 """Stub: metadata is in pyproject.toml; here stands only the extension module."""
+
 import setuptools
 
-setuptools.setup(pbr=True)
+# Optional: without a C compiler or OpenSSL's headers the package installs all the same and hashes
+# by hashlib.
+LEAF_HASH = setuptools.Extension(
+    "nova_trusted_clone.core.integrity._leafhash",
+    sources=["nova_trusted_clone/core/integrity/_leafhash.c"],
+    libraries=["crypto", "dl"],
+    extra_compile_args=["-O3", "-Wall", "-Wextra"],
+    optional=True,
+)
+
+setuptools.setup(pbr=True, ext_modules=[LEAF_HASH])
