@@ -1,7 +1,8 @@
 """What core raises, and nothing else ever comes out of it.
 
-Core knows no HTTP and no RPC: the edge translates these one by one. ``code`` is public and never changes once released; the
-message names what was found, what was expected and, where there is something to do, what.
+Core knows no HTTP and no RPC: the edge translates these one by one. ``code`` is public and never
+changes once released; the message names what was found, what was expected and, where there is
+something to do, what.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class CoreError(Exception):
         self.code = code
 
 
-class MalformedInput(CoreError):
+class MalformedInput(CoreError):  # noqa: N818 - it reads as what it says
     """Bytes that are not what they claim to be; the message names the field."""
 
     def __init__(self, message: str, *, code: str = "trusted-clone.malformed") -> None:
@@ -42,7 +43,7 @@ class ProtocolError(CoreError):
         self.event = event
 
 
-class Refused(CoreError):
+class Refused(CoreError):  # noqa: N818 - it reads as what it says
     """Something was well-formed and is not to be trusted.
 
     :ivar verdict: every check that was made; its failures say why

@@ -1,7 +1,7 @@
 """Judging a TPM quote (TPM 2.0 Library, part 3, 18.4): every check, each by name.
 
-Hosts' quotes select PCR 0–7 and vTPMs' quotes PCR 1–7. The paper (section 4.1) speaks of 1–7; a host's selection is a superset,
-because PCR 0 holds the measurement of the firmware itself.
+Hosts' quotes select PCR 0–7 and vTPMs' quotes PCR 1–7. The paper (section 4.1) speaks of 1–7; a
+host's selection is a superset, because PCR 0 holds the measurement of the firmware itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ VTPM_PCRS = tuple(range(1, 8))
 
 @dataclasses.dataclass(frozen=True)
 class QuoteFacts:
-    """What a good quote says besides what was asked: enough to see whether the machine restarted between two of them.
+    """What a good quote says besides what was asked: enough to see whether the machine restarted
+    between two of them.
 
     :ivar clock: milliseconds that the TPM has been powered, over all boots
     :ivar safe: whether ``clock`` cannot have gone back through a loss of power
@@ -130,9 +131,11 @@ def _selections_text(selections: tuple[PcrSelection, ...]) -> str:
 
 
 def require_same_boot(first: QuoteFacts, last: QuoteFacts) -> Verdict:
-    """Judge whether the TPM ran on, without a reset, restart or new firmware, from ``first`` to ``last``.
+    """Judge whether the TPM ran on, without a reset, restart or new firmware, from ``first`` to
+    ``last``.
 
-    A machine that rebooted and replayed the same log shows the same AK and the same PCRs; only these counters tell.
+    A machine that rebooted and replayed the same log shows the same AK and the same PCRs; only
+    these counters tell.
     """
     verdict = Verdict()
     for field in ("reset_count", "restart_count", "firmware"):

@@ -1,8 +1,9 @@
 """Strict reading of the TPM 2.0 structures that a verifier needs, and nothing more.
 
-Every TPM2B has a length limit of its own, trailing bytes are refused, and only the two kinds of attestation key that are worth
-trusting are understood: P-256/ECDSA/SHA-256 and RSA-2048/RSASSA/SHA-256 (TPM 2.0 Library, part 2: TPMT_PUBLIC 12.2.4,
-TPMS_ATTEST 10.12.8, TPMT_SIGNATURE 11.3.4). No TSS is needed.
+Every TPM2B has a length limit of its own, trailing bytes are refused, and only the two kinds of
+attestation key that are worth trusting are understood: P-256/ECDSA/SHA-256 and
+RSA-2048/RSASSA/SHA-256 (TPM 2.0 Library, part 2: TPMT_PUBLIC 12.2.4, TPMS_ATTEST 10.12.8,
+TPMT_SIGNATURE 11.3.4). No TSS is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from nova_trusted_clone.core.errors import MalformedInput
 
 ALG_RSA, ALG_ECC, ALG_SHA256, ALG_NULL, ALG_RSASSA, ALG_ECDSA = 0x01, 0x23, 0x0B, 0x10, 0x14, 0x18
 ECC_NIST_P256 = 0x0003
-GENERATED_VALUE = 0xFF544347  # TPM_GENERATED: only the TPM puts it in front of what a restricted key signs
+GENERATED_VALUE = (
+    0xFF544347  # TPM_GENERATED: only the TPM puts it in front of what a restricted key signs
+)
 ST_ATTEST_QUOTE = 0x8018
 RH_ENDORSEMENT = 0x4000000B
 
@@ -100,7 +103,8 @@ class AttestationKey:
     def qualified_name(self) -> bytes:
         """Its qualified name as a primary of the endorsement hierarchy (part 1, 16).
 
-        A key of another hierarchy has another one: its quotes carry obfuscated reset counters and cannot be compared.
+        A key of another hierarchy has another one: its quotes carry obfuscated reset counters and
+        cannot be compared.
         """
         parent = struct.pack(">I", RH_ENDORSEMENT)
         return struct.pack(">H", ALG_SHA256) + hashlib.sha256(parent + self.name).digest()
@@ -109,7 +113,8 @@ class AttestationKey:
 def parse_attestation_key(tpmt: bytes) -> AttestationKey:
     """Return the key in a marshalled TPMT_PUBLIC.
 
-    :raises MalformedInput: if it is not exactly a TPMT_PUBLIC, or one of a key that could sign a forged quote
+    :raises MalformedInput: if it is not exactly a TPMT_PUBLIC, or one of a key that could sign a
+        forged quote
     """
     reader = Reader(tpmt, "attestation key", MAX_PUBLIC_BYTES)
     key_type, name_alg, attributes = (
@@ -121,8 +126,8 @@ def parse_attestation_key(tpmt: bytes) -> AttestationKey:
     _require("nameAlg", name_alg, ALG_SHA256)
     if attributes & REQUIRED_ATTRIBUTES != REQUIRED_ATTRIBUTES or attributes & ~ALLOWED_ATTRIBUTES:
         raise MalformedInput(
-            f"attestation key: found attributes {attributes:#x}, expected a restricted signing key, fixed to its TPM and"
-            f" made by it ({REQUIRED_ATTRIBUTES:#x})",
+            f"attestation key: found attributes {attributes:#x}, expected a restricted signing"
+            f" key, fixed to its TPM and made by it ({REQUIRED_ATTRIBUTES:#x})",
             code="trusted-clone.key.attributes",
         )
     _require("symmetric algorithm", reader.uint(2, "symmetric"), ALG_NULL)
@@ -184,7 +189,8 @@ class PcrSelection:
 
 @dataclasses.dataclass(frozen=True)
 class Attest:
-    """A TPMS_ATTEST of the quote type, read and not judged (its header's magic and type are kept for the judge)."""
+    """A TPMS_ATTEST of the quote type, read and not judged (its header's magic and type are kept
+    for the judge)."""
 
     qualified_signer: bytes
     extra_data: bytes
@@ -239,7 +245,8 @@ def _selection(reader: Reader) -> PcrSelection:
 
 
 def signature_holds(key: AttestationKey, message: bytes, signature: bytes) -> bool:
-    """Return whether a marshalled TPMT_SIGNATURE over ``message`` is the key's, by its own algorithm.
+    """Return whether a marshalled TPMT_SIGNATURE over ``message`` is the key's, by its own
+    algorithm.
 
     ECDSA signatures are malleable: never use their bytes as an identity.
 
