@@ -218,6 +218,9 @@ class DestinationHypervisor(Protocol):
     def settle(self, server_uuid: str) -> None:
         """After everything was verified: pull the rest of the disks, so that they need the store no longer."""
 
+    def exists(self, server_uuid: str) -> bool:
+        """Whether the clone's process is there, running or paused."""
+
     def pause(self, server_uuid: str) -> None:
         """Stop the clone's processors."""
 

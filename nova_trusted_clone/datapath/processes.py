@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 RECORD = "process.json"
 POLL_S = 0.02
@@ -85,21 +85,25 @@ def _start_ticks(pid: int) -> int | None:
 
 
 def start(
-    module: str, directory: pathlib.Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    module: str,
+    directory: pathlib.Path,
+    arguments: Sequence[str] = (),
+    stdin: int = subprocess.DEVNULL,
 ) -> ProcessId:
     """Start ``python -m module --directory DIRECTORY ARGUMENTS`` in a session of its own and record it there.
 
     Its output goes to ``DIRECTORY/output.log``: what a helper could not log by itself is found there.
+
+    :param stdin: a descriptor that becomes its standard input; nothing by default
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (directory / "output.log").open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module, "--directory", str(directory), *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
         )
     identity = ProcessId.of(process.pid)
     _write_record(directory, identity)
@@ -122,13 +126,13 @@ def find(directory: pathlib.Path) -> ProcessId | None:
     return identity if identity.alive else None
 
 
-def wait_for_socket(path: pathlib.Path, process: ProcessId, limit_s: float) -> None:
-    """Wait until the process has made its control socket.
+def wait_for_path(path: pathlib.Path, process: ProcessId, limit_s: float) -> None:
+    """Wait until the process has made ``path``, which says that it is ready.
 
     :raises ProcessFailed: when it ends before, or takes longer than the limit
     """
     deadline = time.monotonic() + limit_s
-    while not path.is_socket():
+    while not path.exists():
         with contextlib.suppress(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)
         if not process.alive:

@@ -1,0 +1,95 @@
+"""The exporter and store processes as the use cases hold them: started, spoken to, found again, ended."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from nova_trusted_clone.datapath import processes
+from nova_trusted_clone.datapath.control import ControlClient
+
+CONTROL_SOCKET = "control.sock"
+START_LIMIT_S = 30.0
+
+
+class Helper:
+    """One helper process in its directory."""
+
+    def __init__(self, module: str, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self._module = module
+        self._control = ControlClient(directory / CONTROL_SOCKET)
+
+    def start(self) -> None:
+        """Start it, or find the one that runs already, and wait until it answers."""
+        process = processes.find(self.directory)
+        if process is None:
+            (self.directory / CONTROL_SOCKET).unlink(missing_ok=True)
+            process = processes.start(self._module, self.directory)
+        processes.wait_for_path(self.directory / CONTROL_SOCKET, process, START_LIMIT_S)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return processes.find(self.directory) is not None
+
+    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """Ask it for something."""
+        return self._control.call(operation, **arguments)
+
+    def stop(self) -> None:
+        """End it and remove its directory with everything in it; harmless when repeated."""
+        process = processes.find(self.directory)
+        if process is not None:
+            process.end()
+        remove(self.directory)
+
+
+def remove(directory: pathlib.Path) -> None:
+    """Remove a directory with everything in it, if there is one."""
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def encode(value: bytes) -> str:
+    """Bytes as the control channel carries them."""
+    return base64.b64encode(value).decode()
+
+
+def decode(value: str) -> bytes:
+    """The reverse of ``encode``."""
+    return base64.b64decode(value, validate=True)
+
+
+class Guard:
+    """Watches over a pause: takes the freeze back if this process dies before it says that the pause is over."""
+
+    def __init__(self, directory: pathlib.Path, freeze_directory: pathlib.Path, uri: str, server: str) -> None:
+        self._directory = directory
+        self._arguments = ["--freeze-directory", str(freeze_directory), "--uri", uri, "--server", server]
+        self._write_end = -1
+        self._process: processes.ProcessId | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it watches."""
+        read_end, self._write_end = os.pipe()
+        try:
+            self._process = processes.start(
+                "nova_trusted_clone.cmd.guard", self._directory, self._arguments, stdin=read_end
+            )
+        finally:
+            os.close(read_end)
+        processes.wait_for_path(self._directory / "ready", self._process, START_LIMIT_S)
+
+    def dismiss(self) -> None:
+        """The pause is over."""
+        if self._write_end >= 0:
+            os.write(self._write_end, b"done\n")
+            os.close(self._write_end)
+            self._write_end = -1
+        if self._process is not None:
+            self._process.end()
+        remove(self._directory)

@@ -1,0 +1,399 @@
+"""One clone as its destination host sees it: proven, fetched, restored, complete; or ended with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cbor2
+
+from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone.helpers import decode, remove
+from nova_trusted_clone.clone.host import Host
+from nova_trusted_clone.clone.session import Session, Signer
+from nova_trusted_clone.clone.stores import Store, StoreFailed
+from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.core.protocol import actions, events
+from nova_trusted_clone.core.protocol.destination import DestinationSession
+from nova_trusted_clone.core.protocol.messages import Counts
+from nova_trusted_clone.core.protocol.order import Order, SignedOrder
+from nova_trusted_clone.ports import Identity, RestorePlan, VtpmBlobs, VtpmInstance
+
+LOG = logging.getLogger(__name__)
+POLL_S = 0.1
+VTPM_PCRS = tuple(range(1, 8))
+# RAM blocks that QEMU opens as files; the others are small and travel in the restored stream.
+FILE_BLOCKS = ("pc.ram",)
+
+
+class Phase(enum.StrEnum):
+    """How far a clone is, as its destination sees it."""
+
+    PREPARED = "prepared"
+    ATTESTING = "attesting"
+    FETCHING = "fetching"
+    RESTORING = "restoring"
+    PROVISIONAL = "provisional"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens."""
+        return self in (Phase.COMPLETE, Phase.FAILED)
+
+
+class Rejected(Exception):
+    """The destination does not go on; the source is told the reason."""
+
+
+class Incoming:
+    """One clone on its destination host."""
+
+    def __init__(
+        self, host: Host, directory: pathlib.Path, signed: SignedOrder, order: Order, identity: Identity
+    ) -> None:
+        self.order = order
+        self.clone_id = order.clone_id.hex()
+        self.identity = identity
+        self.phase = Phase.PREPARED
+        self.reason = ""
+        self.fetched = False
+        self.store = Store(host.place.stores / order.freeze_group.hex())
+        self._host = host
+        self._signed = signed
+        self._directory = directory
+        self._lock = threading.RLock()
+        self._stopped = threading.Event()
+        self._final = threading.Event()
+        self._session: Session | None = None
+        self._vtpm: VtpmInstance | None = None
+        self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm_quote}
+        self._regions: list[dict[str, Any]] = []
+        self._last = (b"", b"")
+
+    # -- what is kept -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write down what a restarted service needs."""
+        record = {
+            "clone_id": self.clone_id,
+            "order": self._signed.encode().hex(),
+            "identity": identity_to_record(self.identity),
+            "phase": self.phase.value,
+            "reason": self.reason,
+            "regions": self._regions,
+            "last": [part.hex() for part in self._last],
+        }
+        records.write(self._directory / "clone.json", record)
+
+    def enter(self, phase: Phase, reason: str = "") -> None:
+        """Go to a phase and make that last."""
+        LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
+        self.phase, self.reason = phase, reason
+        self.save()
+
+    def resume(self, record: Mapping[str, Any]) -> None:
+        """After a restart: go on where that is safe, else take everything back."""
+        self.phase, self.reason = Phase(record["phase"]), str(record["reason"])
+        self._regions = list(record["regions"])
+        self._last = tuple(bytes.fromhex(part) for part in record["last"])  # type: ignore[assignment]
+        if self.phase.ended:
+            return
+        if self.phase not in (Phase.FETCHING, Phase.PROVISIONAL) or not self.store.alive:
+            self.fail(f"the service ended while the clone was {self.phase.value}; order it anew")
+            return
+        self._session = Session.resume(
+            self._machine(replayed=True), self._directory / "session.log", self._signers
+        )
+        self._start_running()
+
+    def status(self) -> dict[str, Any]:
+        """How far it is; progress comes from the store."""
+        found: dict[str, Any] = {
+            "clone_id": self.clone_id,
+            "server": self.identity.uuid,
+            "phase": self.phase.value,
+            "reason": self.reason,
+            "fetched": self.fetched,
+        }
+        if not self.phase.ended and self.store.alive:
+            with contextlib.suppress(StoreFailed):  # it ended just now: the watching thread says so
+                found["transfer"] = self.store.status()
+        return found
+
+    # -- the conversation ---------------------------------------------------------------------------------------------
+
+    def message(self, data: bytes, hints: Mapping[str, Any]) -> bytes:
+        """Take a message of the source and return the answer. A repeated message gets the same answer.
+
+        :raises Rejected: with the reason; the clone has ended then
+        """
+        with self._lock:
+            digest = hashlib.sha256(data).digest()
+            if digest == self._last[0]:
+                return self._last[1]
+            if self.phase.ended:
+                raise Rejected(f"the clone has ended: {self.reason or self.phase.value}")
+            try:
+                answer = self._drive(data, hints)
+            except (CoreError, StoreFailed, Rejected) as error:
+                self.fail(str(error))
+                raise Rejected(str(error)) from error
+            except Exception:
+                self.fail("an error on the destination host; its log has the reason")
+                raise
+            self._last = (digest, answer)
+            self.save()
+            return answer
+
+    def _drive(self, data: bytes, hints: Mapping[str, Any]) -> bytes:
+        if self._session is None:
+            self._open()
+        assert self._session is not None
+        answer = b""
+        pending = self._feed(events.MessageReceived(data=data, now=self._host.now()))
+        while pending:
+            action = pending.pop(0)
+            if isinstance(action, actions.Send):
+                answer = action.data
+            elif isinstance(action, actions.MakeVtpm):
+                pending.extend(self._make_vtpm(action.inherited))
+            elif isinstance(action, actions.OpenChannel):
+                self._source_certificate = action.peer_certificate
+            elif isinstance(action, actions.Fetch):
+                self._fetch(action, hints)
+            elif isinstance(action, actions.Refused):
+                raise Rejected(f"refused: {action.verdict}")
+            elif isinstance(action, actions.Completed):
+                records.write(self._directory / "evidence.json", action.evidence)
+                self._final.set()
+        return answer
+
+    def _open(self) -> None:
+        self.enter(Phase.ATTESTING)
+        self.store.start()
+        self._session = Session(
+            self._machine(replayed=False), self._directory / "session.log", self._signers
+        )
+        self._feed(events.Start(now=self._host.now(), nonce=self._host.random(32)))
+
+    def _machine(self, replayed: bool) -> DestinationSession:
+        guard = ReplayedUses() if replayed else UsedIds(self._host.place.used)
+        return DestinationSession(
+            self._host.local,
+            self._host.anchors(),
+            self._host.policy(),
+            self._signed,
+            self.store.certificate(),
+            guard,
+        )
+
+    def _feed(self, event: Any) -> list[Any]:
+        assert self._session is not None
+        return self._session.feed(event)
+
+    # -- the vTPM -----------------------------------------------------------------------------------------------------
+
+    def _make_vtpm(self, inherited: Sequence[tuple[int, bytes]]) -> list[Any]:
+        """Make the clone's vTPM, have it quote, and keep its state for the restore."""
+        self._vtpm = self._host.vtpms.new(self.identity.uuid, inherited)
+        try:
+            left = self._feed(events.VtpmReady(vtpm=self._vtpm_identity("new")))
+            self._keep(self._vtpm.hand_over())
+        finally:
+            self._vtpm.discard()
+            self._vtpm = None
+        return left
+
+    def _derive_vtpm(self, source: VtpmBlobs) -> None:
+        self._vtpm = self._host.vtpms.derive(self.identity.uuid, source)
+        try:
+            self._feed(events.VtpmInstalled(vtpm=self._vtpm_identity("derive")))
+            self._keep(self._vtpm.hand_over())
+        finally:
+            self._vtpm.discard()
+            self._vtpm = None
+
+    def _vtpm_identity(self, mode: str) -> events.VtpmIdentity:
+        assert self._vtpm is not None
+        return events.VtpmIdentity(
+            mode=mode,
+            ek_chain=tuple(self._vtpm.ek_chain),
+            ak_public=self._vtpm.tpm.ak_public(),
+            pcr_values=dict(self._vtpm.tpm.read_pcrs(VTPM_PCRS)),
+        )
+
+    def _vtpm_quote(self, qualifying_data: bytes, pcrs: Sequence[int]) -> Any:
+        assert self._vtpm is not None
+        return self._vtpm.tpm.quote(qualifying_data, pcrs)
+
+    def _keep(self, blobs: VtpmBlobs) -> None:
+        path = self._directory / "vtpm"
+        path.touch(mode=0o600)
+        path.write_bytes(cbor2.dumps([blobs.permanent, blobs.volatile, blobs.savestate]))
+
+    def _kept_vtpm(self) -> VtpmBlobs | None:
+        path = self._directory / "vtpm"
+        return VtpmBlobs(*cbor2.loads(path.read_bytes())) if path.exists() else None
+
+    # -- fetching and running -----------------------------------------------------------------------------------------
+
+    def _fetch(self, action: actions.Fetch, hints: Mapping[str, Any]) -> None:
+        """Have the store fetch; siblings on this host share it, and must have been offered the very same freeze."""
+        bulk = hints.get("bulk")
+        if not isinstance(bulk, dict) or not isinstance(bulk.get("address"), str):
+            raise Rejected("the offer came without the exporter's address")
+        self._regions = [
+            {"id": id_, "kind": kind, "name": name, "size_bytes": size}
+            for id_, kind, name, size in action.regions
+        ]
+        self.store.fetch(
+            address=bulk["address"],
+            port=int(bulk["port"]),
+            certificate=self._source_certificate,
+            freeze_id=action.freeze_id,
+            page_key=action.page_key,
+            regions=self._regions,
+            limit_s=self._host.limits.network_limit_s,
+        )
+        self.enter(Phase.FETCHING)
+        self._start_running()
+
+    def _start_running(self) -> None:
+        threading.Thread(target=self._run, name=f"clone-{self.clone_id[:8]}", daemon=True).start()
+
+    def _run(self) -> None:
+        """From the first verified page to the settled clone."""
+        try:
+            if self.phase is Phase.FETCHING and self.order.memory_mode == "lazy":
+                self._restore()
+                self.enter(Phase.PROVISIONAL)
+            self._await_everything()
+            self._await_final()
+            if self.phase is Phase.FETCHING:
+                self._restore()
+            self.enter(Phase.COMPLETE)
+            self._host.destination.settle(self.identity.uuid)
+        except Exception as error:
+            if not self._stopped.is_set():
+                LOG.exception("clone %s", self.clone_id)
+                self.fail(f"{error}")
+
+    def _restore(self) -> None:
+        self.enter(Phase.RESTORING)
+        self.store.add_clone(self.identity.name)
+        by_kind = {kind: [r for r in self._regions if r["kind"] == kind] for kind in ("ram", "disk")}
+        mount = self.store.mount_path
+        derived = [r for r in self._regions if r["kind"] == "vtpm"]
+        if derived:
+            raw = self.store.read_region(derived[0]["id"]).read_bytes()
+            self._derive_vtpm(VtpmBlobs(*cbor2.loads(raw)))
+        plan = RestorePlan(
+            identity=self.identity,
+            directory=self._directory,
+            definition=self._region_path("domain").read_text(),
+            device_state=self._region_path("device"),
+            memory={
+                r["name"]: mount / "ram" / self.identity.name / r["name"]
+                for r in by_kind["ram"]
+                if r["name"] in FILE_BLOCKS
+            },
+            small_blocks={
+                r["name"]: self.store.read_region(r["id"])
+                for r in by_kind["ram"]
+                if r["name"] not in FILE_BLOCKS
+            },
+            ram_block_order=tuple((r["name"], r["size_bytes"]) for r in by_kind["ram"]),
+            backings={r["name"]: mount / "disks" / r["name"] for r in by_kind["disk"]},
+            vtpm=self._kept_vtpm(),
+        )
+        with self._lock:
+            if self._stopped.is_set():
+                raise Rejected("ended before it was restored")
+            self._host.destination.restore(plan)
+        (self._directory / "vtpm").unlink(missing_ok=True)
+
+    def _region_path(self, kind: str) -> pathlib.Path:
+        (region,) = (r for r in self._regions if r["kind"] == kind)
+        return self.store.read_region(region["id"])
+
+    def _await_everything(self) -> None:
+        while not self.fetched:
+            self._pause_between_polls()
+            status = self.store.status()
+            if status.get("root") is None or not status.get("complete"):
+                continue
+            self._feed_transfer_done(decode(status["root"]), Counts(**status["counts"]))
+            self.fetched = True
+
+    def _feed_transfer_done(self, root: bytes, counts: Counts) -> None:
+        with self._lock:
+            self._feed(events.TransferDone(manifest_root=root, counts=counts))
+
+    def _await_final(self) -> None:
+        while not self._final.is_set():
+            self._pause_between_polls()
+            self.store.status()
+
+    def _pause_between_polls(self) -> None:
+        if self._stopped.wait(POLL_S):
+            raise Rejected(self.reason)
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def fail(self, reason: str) -> None:
+        """End the clone and remove everything of it; its record stays."""
+        with self._lock:
+            if self.phase.ended:
+                return
+            self._stopped.set()
+            self.enter(Phase.FAILED, reason)
+            self.clean()
+
+    def clean(self) -> None:
+        """Remove the clone, its vTPM's state and whatever else it had here. Each part is tried even if another fails."""
+        with contextlib.ExitStack() as stack:
+            stack.callback((self._directory / "vtpm").unlink, missing_ok=True)
+            stack.callback(self._host.destination.destroy, self.identity.uuid, self._directory)
+            if self._vtpm is not None:
+                stack.callback(self._vtpm.discard)
+
+
+class UsedIds:
+    """Ids and nonces that were used here, each an empty file: used once means once, over restarts too."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory
+
+    def first_use(self, kind: str, value: bytes) -> bool:
+        """Return whether this is the first use, and remember it."""
+        try:
+            (self._directory / f"{kind}-{value.hex()}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+class ReplayedUses:
+    """For feeding a machine its own log again: what it was told then, it is told again."""
+
+    def first_use(self, kind: str, value: bytes) -> bool:
+        """Return True."""
+        return True
+
+
+def identity_to_record(identity: Identity) -> dict[str, Any]:
+    """As it stands in a record."""
+    return {
+        "name": identity.name,
+        "uuid": identity.uuid,
+        "nics": [{"mac": nic.mac, "bridge": nic.bridge} for nic in identity.nics],
+    }

@@ -1,0 +1,234 @@
+"""One clone as its source host sees it: the handshake, the offer of a freeze, the finish, or the reason why not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import logging
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone.host import Host
+from nova_trusted_clone.clone.session import Session, Signer
+from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.core.protocol import actions, events
+from nova_trusted_clone.core.protocol.messages import Counts
+from nova_trusted_clone.core.protocol.order import Order, SignedOrder
+from nova_trusted_clone.core.protocol.source import SourceSession
+from nova_trusted_clone.transport import rpc
+
+LOG = logging.getLogger(__name__)
+NONCE_BYTES = 32
+
+
+class Phase(enum.StrEnum):
+    """How far a clone is, as its source sees it."""
+
+    STARTING = "starting"
+    ATTESTING = "attesting"
+    PROVEN = "proven"
+    FREEZING = "freezing"
+    SERVING = "serving"
+    FINISHING = "finishing"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens."""
+        return self in (Phase.COMPLETE, Phase.FAILED)
+
+
+class CloneFailed(Exception):
+    """This clone cannot go on; others of the same freeze may."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Destination:
+    """Where the other host's agent listens. Untrusted: the handshake proves who answers."""
+
+    address: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """Where the exporter of a freeze serves. Untrusted too: both ends of the channel are pinned."""
+
+    address: str
+    port: int
+
+
+class Outgoing:
+    """One clone of one freeze, on its source host."""
+
+    def __init__(
+        self, host: Host, directory: pathlib.Path, signed: SignedOrder, order: Order, destination: Destination
+    ) -> None:
+        self.order = order
+        self.clone_id = order.clone_id.hex()
+        self.phase = Phase.STARTING
+        self.reason = ""
+        self.store_certificate: bytes = b""
+        self.remote: dict[str, Any] = {}
+        self._host = host
+        self._signed = signed
+        self._directory = directory
+        self._destination = destination
+        self._session: Session | None = None
+        self._signers: dict[str, Signer] = {"host": host.quote}
+        self._peer = rpc.Client((destination.address, destination.port), host.limits.message_timeout_s)
+        self._last_answer = time.monotonic()
+        self._freeze_wanted = False
+
+    # -- what is kept -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write down what a restarted service needs."""
+        record = {
+            "clone_id": self.clone_id,
+            "order": self._signed.encode().hex(),
+            "destination": dataclasses.asdict(self._destination),
+            "phase": self.phase.value,
+            "reason": self.reason,
+            "store_certificate": self.store_certificate.hex(),
+        }
+        records.write(self._directory / "clone.json", record)
+
+    def enter(self, phase: Phase, reason: str = "") -> None:
+        """Go to a phase and make that last."""
+        LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
+        self.phase, self.reason = phase, reason
+        self.save()
+
+    def resume(self, exporter_certificate: bytes) -> None:
+        """Bring the session back to where the log ends."""
+        self._session = Session.resume(
+            self._machine(exporter_certificate), self._directory / "session.log", self._signers
+        )
+
+    # -- the steps ----------------------------------------------------------------------------------------------------
+
+    def attest(self, exporter_certificate: bytes) -> None:
+        """Prove this host to the destination and have the destination prove itself.
+
+        :raises CloneFailed: with every failed check
+        """
+        self.enter(Phase.ATTESTING)
+        self._session = Session(
+            self._machine(exporter_certificate), self._directory / "session.log", self._signers
+        )
+        self._drive(events.Start(now=self._host.now(), nonce=self._host.random(NONCE_BYTES)))
+        if not (self.store_certificate and self._freeze_wanted):
+            raise CloneFailed("the destination was not proven")
+        self.enter(Phase.PROVEN)
+
+    def offer(self, event: events.FreezeDone, vtpm: Signer | None, serving: Serving) -> None:
+        """Offer the frozen server: its page key, vouched for, and where the exporter serves."""
+        if vtpm is not None:
+            self._signers["vtpm"] = vtpm
+        try:
+            self._drive(event, bulk=dataclasses.asdict(serving))
+        finally:
+            self._signers.pop("vtpm", None)
+        self.enter(Phase.SERVING)
+
+    def finish(self, root: bytes, counts: Counts) -> Mapping[str, Any]:
+        """Exchange the last two quotes; return the evidence.
+
+        :raises CloneFailed: when the destination did not get what was sent, or changed meanwhile
+        """
+        self.enter(Phase.FINISHING)
+        for action in self._drive(events.TransferDone(manifest_root=root, counts=counts)):
+            if isinstance(action, actions.Completed):
+                records.write(self._directory / "evidence.json", action.evidence)
+                self.enter(Phase.COMPLETE)
+                return action.evidence
+        raise CloneFailed("the destination gave no receipt")
+
+    def poll(self) -> None:
+        """Ask the destination how far it is.
+
+        :raises CloneFailed: when it has failed, or has not answered for the network limit
+        """
+        try:
+            self.remote = self._peer.call("status", clone_id=self.clone_id)
+        except rpc.Unreachable as error:
+            silent_s = time.monotonic() - self._last_answer
+            if silent_s > self._host.limits.network_limit_s:
+                raise CloneFailed(f"the destination has not answered for {silent_s:.0f} s: {error}") from error
+            return
+        except rpc.RpcError as error:
+            raise CloneFailed(f"the destination: {error}") from error
+        self._last_answer = time.monotonic()
+        if self.remote.get("phase") == "failed":
+            raise CloneFailed(f"the destination: {str(self.remote.get('reason', ''))[:4096]}")
+
+    @property
+    def fetched(self) -> bool:
+        """Whether the destination says that it has everything. A hint: the receipt proves it."""
+        return self.remote.get("fetched") is True
+
+    def fail(self, reason: str) -> None:
+        """End this clone here and, where it can be reached, there."""
+        if self.phase.ended:
+            return
+        self.enter(Phase.FAILED, reason)
+        with contextlib.suppress(rpc.RpcError):  # it will find out by itself when its exporter is gone
+            self._peer.call("end", clone_id=self.clone_id, reason=reason[:1024])
+
+    # -- the conversation ---------------------------------------------------------------------------------------------
+
+    def _machine(self, exporter_certificate: bytes) -> SourceSession:
+        return SourceSession(
+            self._host.local, self._host.anchors(), self._host.policy(), self._signed, exporter_certificate
+        )
+
+    def _drive(self, event: Any, **hints: Any) -> Sequence[Any]:
+        """Feed an event, send what the session says, feed the answers, until nothing is left to send."""
+        assert self._session is not None
+        left: list[Any] = []
+        pending = self._feed(event)
+        while pending:
+            action = pending.pop(0)
+            if isinstance(action, actions.Send):
+                pending.extend(self._exchange(action.data, hints))
+            elif isinstance(action, actions.OpenChannel):
+                self.store_certificate = action.peer_certificate
+            elif isinstance(action, actions.Freeze):
+                self._freeze_wanted = True
+            elif isinstance(action, actions.Refused):
+                raise CloneFailed(f"refused: {action.verdict}")
+            else:
+                left.append(action)
+        return left
+
+    def _feed(self, event: Any) -> list[Any]:
+        assert self._session is not None
+        try:
+            return self._session.feed(event)
+        except CoreError as error:
+            raise CloneFailed(str(error)) from error
+
+    def _exchange(self, data: bytes, hints: Mapping[str, Any]) -> list[Any]:
+        """Send a message until it is answered or the limit is reached; the destination answers a repeated one alike."""
+        deadline = time.monotonic() + self._host.limits.network_limit_s
+        while True:
+            try:
+                reply = self._peer.call("message", clone_id=self.clone_id, data=data, **hints)
+                break
+            except rpc.Unreachable as error:
+                if time.monotonic() > deadline:
+                    raise CloneFailed(str(error)) from error
+                time.sleep(0.2)
+            except rpc.RpcError as error:
+                raise CloneFailed(f"the destination: {error}") from error
+        self._last_answer = time.monotonic()
+        answer = reply.get("data")
+        if not isinstance(answer, bytes):
+            raise CloneFailed("the destination answered without a message")
+        return self._feed(events.MessageReceived(data=answer, now=self._host.now()))

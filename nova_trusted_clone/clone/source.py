@@ -1,0 +1,372 @@
+"""The source's use case: one freeze of one server, and the clones made from it.
+
+    preflight → exporter → attest every destination → freeze → offer to each → serve → finish each → release
+
+Nothing about the server leaves before a destination is proven. Each clone succeeds or fails alone. Whatever was put onto
+the server is taken off when the last clone has ended, however it ended; a restarted service takes a freeze over, or back.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from nova_trusted_clone.clone import preflight, records
+from nova_trusted_clone.clone.helpers import Guard, Helper, decode, encode, remove
+from nova_trusted_clone.clone.host import Host
+from nova_trusted_clone.clone.outgoing import CloneFailed, Destination, Outgoing, Phase, Serving
+from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.core.protocol.events import FreezeDone, VtpmIdentity
+from nova_trusted_clone.core.protocol.messages import Counts
+from nova_trusted_clone.core.protocol.order import Order, SignedOrder
+from nova_trusted_clone.ports import Frozen, ServerShape, VtpmInstance
+
+LOG = logging.getLogger(__name__)
+EXPORTER = "nova_trusted_clone.cmd.exporter"
+POLL_S = 0.1
+VTPM_PCRS = tuple(range(1, 8))
+
+
+class FreezeFailed(Exception):
+    """No clone of this freeze can go on."""
+
+
+class FreezeJob:
+    """One freeze and its clones."""
+
+    def __init__(self, host: Host, group: str, server_uuid: str) -> None:
+        self.group = group
+        self.server_uuid = server_uuid
+        self.pause_s = 0.0
+        self.clones: list[Outgoing] = []
+        self.directory = host.place.freezes / group
+        self._host = host
+        self._freeze_directory = self.directory / "freeze"
+        self._exporter = Helper(EXPORTER, self.directory / "exporter")
+        self._abort = threading.Event()
+
+    # -- what is asked of it ------------------------------------------------------------------------------------------
+
+    def admit(self, signed: SignedOrder, order: Order, destination: Destination) -> None:
+        """Add a clone; before ``run`` only."""
+        directory = self.directory / "clones" / order.clone_id.hex()
+        directory.mkdir(mode=0o700, parents=True)
+        clone = Outgoing(self._host, directory, signed, order, destination)
+        clone.save()
+        self.clones.append(clone)
+
+    def run(self) -> None:
+        """Carry it out, from the preflight to the release. Every clone has ended afterwards."""
+        try:
+            self._record("starting")
+            self._preflight()
+            certificate = self._start_exporter()
+            self._attest(certificate)
+            self._early()
+            self._freeze_and_offer()
+            self._serve()
+        except FreezeFailed as error:
+            self._fail_all(str(error))
+        except Exception as error:
+            LOG.exception("freeze %s", self.group)
+            self._fail_all(f"{type(error).__name__}: {error}")
+        finally:
+            self._release()
+
+    def abort(self, clone_id: str | None, reason: str) -> None:
+        """End one clone, or all."""
+        for clone in self.clones:
+            if clone_id in (None, clone.clone_id):
+                clone.fail(reason)
+        if not self._running():
+            self._abort.set()
+
+    def status(self) -> dict[str, Any]:
+        """What an operator may know."""
+        return {
+            "group": self.group,
+            "server": self.server_uuid,
+            "pause_us": round(self.pause_s * 1e6),
+            "clones": [
+                {"clone_id": clone.clone_id, "phase": clone.phase.value, "reason": clone.reason}
+                for clone in self.clones
+            ],
+        }
+
+    # -- the steps ----------------------------------------------------------------------------------------------------
+
+    def _preflight(self) -> None:
+        shape: ServerShape = self._host.source.inspect(self.server_uuid)
+        policy = self._host.policy()
+        for clone in self.clones:
+            reasons = preflight.obstacles(clone.order, shape, policy)
+            if reasons:
+                clone.fail("; ".join(reasons))
+        self._require_some()
+
+    def _start_exporter(self) -> bytes:
+        self._exporter.start()
+        place = self._host.place
+        self._exporter.call(
+            "listen", address=place.listen_address, port_min=place.bulk_port_min, port_max=place.bulk_port_max
+        )
+        return decode(self._exporter.call("identity")["certificate"])
+
+    def _attest(self, certificate: bytes) -> None:
+        self._record("attesting")
+        self._each(lambda clone: clone.attest(certificate))
+        for clone in self._running():
+            self._exporter.call(
+                "admit", certificate=encode(clone.store_certificate), clone_id=clone.clone_id
+            )
+
+    def _early(self) -> None:
+        """Copy disks before the freeze, within the limit; what changes meanwhile is told by its digest and copied again."""
+        limit_s = self._host.limits.early_disk_limit_s
+        if limit_s <= 0:
+            return
+
+    def _freeze_and_offer(self) -> None:
+        self._record("freezing")
+        frozen = self._freeze()
+        self.pause_s = frozen.pause_s
+        reply = self._exporter.call(
+            "frozen",
+            freeze_id=self.group,
+            regions=[
+                {"kind": r.kind, "name": r.name, "size_bytes": r.size_bytes, "source": dict(r.source)}
+                for r in frozen.regions
+            ],
+        )
+        event, vtpm = self._freeze_event(reply, frozen)
+        serving = Serving(self._host.place.listen_address, int(reply["port"]))
+        signer = vtpm.tpm.quote if vtpm is not None else None
+        try:
+            # One after the other: a vTPM answers one at a time, and each needs milliseconds.
+            self._each(lambda clone: clone.offer(event, signer, serving), workers=1)
+        finally:
+            if vtpm is not None:
+                vtpm.discard()
+        self._record("serving")
+
+    def _freeze(self) -> Frozen:
+        self._freeze_directory.mkdir(mode=0o700, exist_ok=True)
+        drain_socket = self._exporter.call("drain")["socket"]
+        guard = Guard(
+            self.directory / "guard", self._freeze_directory, self._host.place.libvirt_uri, self.server_uuid
+        )
+        guard.start()
+        try:
+            return self._host.source.freeze(
+                self.server_uuid, self._freeze_directory, pathlib.Path(str(drain_socket))
+            )
+        finally:
+            guard.dismiss()
+
+    def _freeze_event(
+        self, reply: dict[str, Any], frozen: Frozen
+    ) -> tuple[FreezeDone, VtpmInstance | None]:
+        vtpm = self._host.vtpms.shadow(frozen.vtpm) if frozen.vtpm is not None else None
+        identity = None
+        if vtpm is not None:
+            identity = VtpmIdentity(
+                mode="source",
+                ek_chain=tuple(vtpm.ek_chain),
+                ak_public=vtpm.tpm.ak_public(),
+                pcr_values=dict(vtpm.tpm.read_pcrs(VTPM_PCRS)),
+            )
+        event = FreezeDone(
+            freeze_id=bytes.fromhex(self.group),
+            page_key=decode(reply["page_key"]),
+            regions=tuple((r["id"], r["kind"], r["name"], r["size_bytes"]) for r in reply["regions"]),
+            pause_us=round(frozen.pause_s * 1e6),
+            vtpm=identity,
+        )
+        return event, vtpm
+
+    def _serve(self) -> None:
+        """Watch over the exporter and the destinations until every clone has ended."""
+        deadline = time.monotonic() + self._host.limits.completion_limit_s
+        while running := self._running():
+            if self._abort.wait(POLL_S):
+                raise FreezeFailed("aborted")
+            if time.monotonic() > deadline:
+                raise FreezeFailed(f"not complete after {self._host.limits.completion_limit_s:.0f} s")
+            status = self._exporter_status()
+            self._each(lambda clone: clone.poll(), running)
+            if status.get("root") is None:
+                continue
+            root, counts = decode(status["root"]), Counts(**status["counts"])
+            fetched = [clone for clone in self._running() if clone.fetched]
+            self._each(lambda clone, r=root, c=counts: clone.finish(r, c), fetched)  # type: ignore[misc]
+
+    def _exporter_status(self) -> dict[str, Any]:
+        if not self._exporter.alive:
+            raise FreezeFailed("the exporter process ended; the source server is unharmed: order the clone anew")
+        status = self._exporter.call("status")
+        if status.get("failed"):
+            raise FreezeFailed(f"the exporter: {status['failed']}")
+        return status
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        """Take everything off the server and end the exporter. Each part is tried even if another fails."""
+        self._record("releasing")
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._record, "ended")
+            stack.callback(self._exporter.stop)
+            stack.callback(remove, self._freeze_directory)
+            if self._freeze_directory.exists():
+                stack.callback(self._host.source.release, self.server_uuid, self._freeze_directory)
+
+    def resume(self) -> None:
+        """After a restart: take the freeze over if it was being served, else take it back."""
+        record = records.read(self.directory / "freeze.json")
+        phase = record.get("phase")
+        self._load_clones()
+        if phase == "ended":
+            return
+        if phase != "serving" or not self._exporter.alive:
+            self._fail_all(f"the service ended while the freeze was {phase}; order the clone anew")
+            self._release()
+            return
+        try:
+            certificate = decode(self._exporter.call("identity")["certificate"])
+            for clone in self._running():
+                clone.resume(certificate)
+            self._serve()
+        except Exception as error:
+            LOG.exception("freeze %s after a restart", self.group)
+            self._fail_all(f"after a restart: {error}")
+        finally:
+            self._release()
+
+    def _load_clones(self) -> None:
+        for path in sorted((self.directory / "clones").glob("*/clone.json")):
+            record = records.read(path)
+            signed = SignedOrder.decode(bytes.fromhex(record["order"]))
+            clone = Outgoing(
+                self._host, path.parent, signed, signed.order(), Destination(**record["destination"])
+            )
+            clone.phase, clone.reason = Phase(record["phase"]), str(record["reason"])
+            clone.store_certificate = bytes.fromhex(record["store_certificate"])
+            self.clones.append(clone)
+
+    def _record(self, phase: str) -> None:
+        records.write(
+            self.directory / "freeze.json",
+            {"phase": phase, "server": self.server_uuid, "pause_s": self.pause_s},
+        )
+
+    # -- all of them --------------------------------------------------------------------------------------------------
+
+    def _running(self) -> list[Outgoing]:
+        return [clone for clone in self.clones if not clone.phase.ended]
+
+    def _require_some(self) -> None:
+        if not self._running():
+            raise FreezeFailed("no clone of this freeze is left")
+
+    def _each(self, step: Any, clones: Sequence[Outgoing] | None = None, workers: int = 8) -> None:
+        """Do a step for every clone; a clone that fails in it ends alone."""
+        targets = self._running() if clones is None else clones
+
+        def one(clone: Outgoing) -> None:
+            try:
+                step(clone)
+            except CloneFailed as error:
+                clone.fail(str(error))
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
+            for future in [pool.submit(one, clone) for clone in targets]:
+                future.result()
+        self._require_some() if clones is None else None
+
+    def _fail_all(self, reason: str) -> None:
+        for clone in self._running():
+            clone.fail(reason)
+
+
+class Source:
+    """Every freeze of this host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._lock = threading.Lock()
+        self._jobs: dict[str, FreezeJob] = {}
+
+    def clone(self, signed_orders: Iterable[tuple[bytes, Destination]]) -> str:
+        """Start one freeze for the given orders, which must all name the same server and freeze group.
+
+        :returns: the freeze's id
+        :raises CoreError: when an order is malformed
+        :raises FreezeFailed: when the orders do not belong together, or the freeze was used before
+        """
+        orders = []
+        for raw, destination in signed_orders:
+            signed = SignedOrder.decode(raw)
+            orders.append((signed, signed.order(), destination))
+        groups = {(order.freeze_group, order.source_server) for _, order, _ in orders}
+        if len(groups) != 1:
+            raise FreezeFailed(f"orders of {len(groups)} freezes at once: one server and one freeze group expected")
+        group, server = groups.pop()
+        job = FreezeJob(self._host, group.hex(), _uuid_text(server))
+        with self._lock:
+            if job.directory.exists():
+                raise FreezeFailed(f"freeze {job.group} was used before")
+            job.directory.mkdir(mode=0o700)
+            self._jobs[job.group] = job
+        for signed, order, destination in orders:
+            job.admit(signed, order, destination)
+        threading.Thread(target=job.run, name=f"freeze-{job.group[:8]}").start()
+        return job.group
+
+    def resume(self) -> None:
+        """Take over, or back, what a former service left."""
+        for directory in sorted(self._host.place.freezes.iterdir()):
+            try:
+                server = str(records.read(directory / "freeze.json")["server"])
+                job = FreezeJob(self._host, records.require_hex_id(directory.name, "freeze"), server)
+            except (records.RecordError, KeyError) as error:
+                # Killed before the first record: nothing was started yet.
+                LOG.warning("freeze directory %s is removed: %s", directory, error)
+                remove(directory)
+                continue
+            self._jobs[job.group] = job
+            threading.Thread(target=self._resume_one, args=(job,), name=f"freeze-{job.group[:8]}").start()
+
+    @staticmethod
+    def _resume_one(job: FreezeJob) -> None:
+        try:
+            job.resume()
+        except (records.RecordError, CoreError):
+            LOG.exception("freeze %s cannot be taken over", job.group)
+
+    def abort(self, group: str, clone_id: str | None, reason: str) -> None:
+        """End one clone of a freeze, or all of them.
+
+        :raises FreezeFailed: when there is no such freeze
+        """
+        self._job(group).abort(clone_id, reason)
+
+    def status(self, group: str) -> dict[str, Any]:
+        """How far a freeze and its clones are."""
+        return self._job(group).status()
+
+    def _job(self, group: str) -> FreezeJob:
+        job = self._jobs.get(group)
+        if job is None:
+            raise FreezeFailed(f"no freeze {group[:64]!r} here")
+        return job
+
+
+def _uuid_text(raw: bytes) -> str:
+    text = raw.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

@@ -1,0 +1,111 @@
+"""The store process of one freeze on this host, shared by its clones here."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any
+
+from nova_trusted_clone.clone.helpers import Helper, decode, encode
+from nova_trusted_clone.datapath.control import ControlError
+from nova_trusted_clone.datapath.processes import ProcessFailed
+
+STORE = "nova_trusted_clone.cmd.store"
+POLL_S = 0.02
+
+
+class StoreFailed(Exception):
+    """The store ended, or says that the transfer cannot go on; with the reason."""
+
+
+class Store:
+    """Starts, joins and asks the store of a freeze."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self._helper = Helper(STORE, directory)
+
+    @property
+    def mount_path(self) -> pathlib.Path:
+        """Where its files are mounted."""
+        return self.directory / "mnt"
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self._helper.alive
+
+    def start(self) -> None:
+        """Start it, or join the one that a sibling started."""
+        try:
+            self._helper.start()
+        except ProcessFailed as error:
+            raise StoreFailed(str(error)) from error
+
+    def certificate(self) -> bytes:
+        """The certificate of its end of the channel, DER."""
+        return decode(self._call("identity")["certificate"])
+
+    def fetch(
+        self,
+        *,
+        address: str,
+        port: int,
+        certificate: bytes,
+        freeze_id: bytes,
+        page_key: bytes,
+        regions: list[dict[str, Any]],
+        limit_s: float,
+    ) -> None:
+        """Begin to fetch; a sibling's repetition must name the very same freeze."""
+        self._call(
+            "connect",
+            host=address,
+            port=port,
+            peer_certificate=encode(certificate),
+            freeze_id=freeze_id.hex(),
+        )
+        self._call(
+            "fetch",
+            page_key=encode(page_key),
+            freeze_id=freeze_id.hex(),
+            regions=regions,
+            network_limit_s=limit_s,
+        )
+        self.mount_path.mkdir(exist_ok=True)
+        self._call("mount", path=str(self.mount_path))
+
+    def add_clone(self, name: str) -> None:
+        """Make the directory in which a clone's RAM files appear."""
+        self._call("add_clone", name=name)
+
+    def read_region(self, region_id: int) -> pathlib.Path:
+        """Wait until a region is verified whole and return a file of its bytes."""
+        while True:
+            reply = self._call("read_region", region=region_id)
+            if reply.get("path"):
+                return pathlib.Path(reply["path"])
+            self.status()
+            time.sleep(POLL_S)
+
+    def status(self) -> dict[str, Any]:
+        """How far it is.
+
+        :raises StoreFailed: when it failed or is gone
+        """
+        status = self._call("status")
+        if status.get("reason"):
+            raise StoreFailed(str(status["reason"]))
+        return status
+
+    def stop(self) -> None:
+        """End it, unmount, and remove what it kept."""
+        self._helper.stop()
+
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            return self._helper.call(operation, **arguments)
+        except (ControlError, OSError) as error:
+            if not self._helper.alive:
+                raise StoreFailed("the store process ended") from error
+            raise StoreFailed(f"the store: {error}") from error
