@@ -8,12 +8,16 @@ least significant bit of each byte first.
 from __future__ import annotations
 
 import hashlib
+import importlib
+import types
 from collections.abc import Callable, Iterator
 
 try:
-    from nova_trusted_clone.core.integrity import _leafhash
+    _native: types.ModuleType | None = importlib.import_module(
+        "nova_trusted_clone.core.integrity._leafhash"
+    )
 except ImportError:
-    _leafhash = None
+    _native = None
 
 # A guest's page and the least common block of disks: what a guest can touch alone is checked alone.
 LEAF_BYTES = 4096
@@ -87,8 +91,8 @@ _hash_leaves: Callable[[Buffer], bytes] = hash_leaves_by_hashlib
 _zero_bitmap: Callable[[Buffer], bytes] = zero_bitmap_by_hashlib
 _digest_segment: Callable[[Buffer], tuple[bytes, bytes]] = digest_segment_by_hashlib
 _implementation: Callable[[], str] = lambda: "hashlib"  # noqa: E731
-if _leafhash is not None:
-    _hash_leaves = _leafhash.hash_leaves
-    _zero_bitmap = _leafhash.zero_bitmap
-    _digest_segment = _leafhash.digest_segment
-    _implementation = _leafhash.implementation
+if _native is not None:
+    _hash_leaves = _native.hash_leaves
+    _zero_bitmap = _native.zero_bitmap
+    _digest_segment = _native.digest_segment
+    _implementation = _native.implementation
