@@ -42,7 +42,11 @@ def imports_of(path: pathlib.Path) -> set[str]:
 
 
 def modules() -> list[pathlib.Path]:
-    return [path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.name == "ports.py"]
+    return [
+        path
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.parent != ROOT or path.name == "ports.py"
+    ]
 
 
 def layer_of(path: pathlib.Path) -> str:
@@ -65,7 +69,9 @@ def test_the_core_does_no_io(path):
     for name in imports_of(path):
         top = name.split(".")[0]
         assert top not in CORE_MUST_NOT, f"core must not import {name}"
-        assert top in sys.stdlib_module_names or top in CORE_MAY_IMPORT, f"core must not import {name}"
+        assert top in sys.stdlib_module_names or top in CORE_MAY_IMPORT, (
+            f"core must not import {name}"
+        )
 
 
 def test_adapters_know_no_nova():

@@ -1,0 +1,38 @@
+"""Records: whole or not at all, private, and never a path."""
+
+import stat
+
+import pytest
+
+from nova_trusted_clone.clone import records
+
+
+def test_a_record_comes_back(tmp_path):
+    records.write(tmp_path / "r.json", {"phase": "serving", "n": 3})
+    assert records.read(tmp_path / "r.json") == {"phase": "serving", "n": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_record_is_private(tmp_path):
+    records.write(tmp_path / "r.json", {})
+    assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("raw", ["", "{", "[1]", '"text"', "\x00"])
+def test_a_damaged_record_names_its_file(tmp_path, raw):
+    (tmp_path / "r.json").write_text(raw)
+    with pytest.raises(records.RecordError, match=r"r\.json"):
+        records.read(tmp_path / "r.json")
+
+
+def test_no_record_names_its_file(tmp_path):
+    with pytest.raises(records.RecordError, match=r"missing\.json"):
+        records.read(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    "value", ["", "../../etc/passwd", "0" * 31, "0" * 33, "A" * 32, "0" * 32 + "\n"]
+)
+def test_only_an_id_is_a_file_name(value):
+    with pytest.raises(records.RecordError, match="clone"):
+        records.require_hex_id(value, "clone")
