@@ -1,7 +1,9 @@
-"""The contract of a TPM adapter: its errors, its limits, and what enrolment needs beyond ``ports.Tpm``.
+"""The contract of a TPM adapter: its errors, its limits, and what enrolment needs beyond
+``ports.Tpm``.
 
-Quotes and reads name the SHA-256 bank only; every digest is 32 bytes. An adapter serves one process; two processes that share one
-TPM are kept apart by the adapter (``esys``) or by the kernel's resource manager.
+Quotes and reads name the SHA-256 bank only; every digest is 32 bytes. An adapter serves one
+process; two processes that share one TPM are kept apart by the adapter (``esys``) or by the
+kernel's resource manager.
 """
 
 from __future__ import annotations
@@ -22,43 +24,46 @@ MAX_RANDOM = 1024
 
 
 class TpmError(Exception):
-    """Something between this program and the TPM went wrong; the message names the TPM and the step."""
+    """Something between this program and the TPM went wrong; the message names the TPM and the
+    step."""
 
 
-class TpmUnreachable(TpmError):
+class TpmUnreachableError(TpmError):
     """The TPM's transport cannot be opened, broke or did not answer in time."""
 
 
-class TpmBusy(TpmError):
+class TpmBusyError(TpmError):
     """Another process holds the TPM and did not let go in time."""
 
 
-class NoEkCertificate(TpmError):
+class NoEkCertificateError(TpmError):
     """The TPM carries no certificate of its endorsement key."""
 
 
-class CredentialRefused(TpmError):
+class CredentialRefusedError(TpmError):
     """The TPM did not release the credential: it was made for another AK or another EK."""
 
 
 class EnrolmentTpm(ports.Tpm, Protocol):
-    """A TPM during enrolment: it also shows its endorsement key and proves that the AK lives beside it."""
+    """A TPM during enrolment: it also shows its endorsement key and proves that the AK lives
+    beside it."""
 
     def ek_certificate(self) -> bytes:
         """Return the EK certificate, DER, as its maker wrote it.
 
-        :raises NoEkCertificate: when there is none
+        :raises NoEkCertificateError: when there is none
         """
 
     def ek_public(self) -> bytes:
         """Return the TPMT_PUBLIC of the EK that the certificate is about, marshalled."""
 
     def activate_credential(self, id_object: bytes, encrypted_secret: bytes) -> bytes:
-        """Return the secret of a credential made for this AK and this EK (TPM 2.0 Library, part 3, 12.5).
+        """Return the secret of a credential made for this AK and this EK (TPM 2.0 Library, part 3,
+        12.5).
 
         :param id_object: a TPMS_ID_OBJECT, marshalled (HMAC and encrypted secret)
         :param encrypted_secret: the seed, encrypted to the EK
-        :raises CredentialRefused: when it is another's
+        :raises CredentialRefusedError: when it is another's
         """
 
 
@@ -69,7 +74,8 @@ def require_digest(what: str, value: bytes) -> None:
 
 
 def require_pcrs(pcrs: Sequence[int]) -> tuple[int, ...]:
-    """Return ``pcrs`` in ascending order; raise ``ValueError`` when empty, repeated or out of range."""
+    """Return ``pcrs`` in ascending order; raise ``ValueError`` when empty, repeated or out of
+    range."""
     ordered = tuple(sorted(pcrs))
     if not ordered or len(set(ordered)) != len(ordered):
         raise ValueError(f"PCR selection {list(pcrs)}: expected distinct indices, at least one")

@@ -1,7 +1,8 @@
 """A real TPM 2.0, through libtss2's ESAPI: the host's hardware TPM, or an swtpm.
 
-Every call opens the TPM, makes the AK again from its template, does its work, flushes and closes (2 ms on swtpm), so that two
-processes of one host take turns and nothing is left in the TPM's few object slots. ``batch`` joins several calls into one.
+Every call opens the TPM, makes the AK again from its template, does its work, flushes and closes (2
+ms on swtpm), so that two processes of one host take turns and nothing is left in the TPM's few
+object slots. ``batch`` joins several calls into one.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class EsysTpm:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[Any]:
-        """Hold the TPM for several calls; yields the ESAPI. Nested batches share the outermost connection."""
+        """Hold the TPM for several calls; yields the ESAPI. Nested batches share the outermost
+        connection."""
         with self._mutex:
             if self._esys is not None:
                 yield self._esys
@@ -155,7 +157,7 @@ class EsysTpm:
                         session2=session,
                     )
                 except TSS2_Exception as error:
-                    raise base.CredentialRefused(
+                    raise base.CredentialRefusedError(
                         f"TPM {self._transport}: the credential is for another AK or EK ({error})"
                     ) from error
         return bytes(secret)
@@ -169,7 +171,7 @@ class EsysTpm:
             certificate = nv.read_certificate(esys, index)
             if certificate is not None:
                 return certificate, template
-        raise base.NoEkCertificate(
+        raise base.NoEkCertificateError(
             f"TPM {self._transport}: no EK certificate at NV 0x{_EKS[0][0]:08x} or "
             f"0x{_EKS[1][0]:08x}; have its maker's tool write one"
         )

@@ -1,6 +1,8 @@
-"""The EK certificate in a TPM's non-volatile memory: read on any TPM, written into a vTPM at its making.
+"""The EK certificate in a TPM's non-volatile memory: read on any TPM, written into a vTPM at its
+making.
 
-Needs the platform hierarchy to write, which a machine's firmware closes: only the maker of a TPM can do it.
+Needs the platform hierarchy to write, which a machine's firmware closes: only the maker of a TPM
+can do it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ _ATTRIBUTES = (
     | TPMA_NV.NO_DA
     | TPMA_NV.PLATFORMCREATE
 )
-"""Readable by all, writable once, removable by the platform only (EK Credential Profile 2.2.1.2; swtpm_setup's own choice)."""
+"""Readable by all, writable once, removable by the platform only (EK Credential Profile 2.2.1.2;
+swtpm_setup's own choice)."""
 
 
 def read_certificate(esys: Any, index: int) -> bytes | None:
@@ -61,7 +64,10 @@ def read_certificate(esys: Any, index: int) -> bytes | None:
 
 
 def write_certificate(esys: Any, index: int, certificate: bytes) -> None:
-    """Write ``certificate`` to ``index``, in place of what stood there, and lock it. Needs platform authorization."""
+    """Write ``certificate`` to ``index``, in place of what stood there, and lock it.
+
+    Needs platform authorization.
+    """
     if len(certificate) > MAX_CERTIFICATE:
         raise ValueError(
             f"EK certificate: {len(certificate)} bytes, expected at most {MAX_CERTIFICATE}"

@@ -1,7 +1,8 @@
-"""TPM commands over swtpm's data socket: a TCTI in a few lines, as libtss2's own wants the control socket at a fixed place beside it.
+"""TPM commands over swtpm's data socket: a TCTI in a few lines, as libtss2's own wants the control
+socket at a fixed place beside it.
 
-swtpm serves one data connection at a time and ``ESAPI.close()`` does not finalize a TCTI that its caller made: whoever opens one
-closes it with ``close``, or the next client waits for ever.
+swtpm serves one data connection at a time and ``ESAPI.close()`` does not finalize a TCTI that its
+caller made: whoever opens one closes it with ``close``, or the next client waits for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ HEADER_SIZE = 10
 """Tag, size and response code (TPM 2.0 Library, part 1, 18)."""
 
 ANSWER_TIMEOUT_S = 60.0
-"""Making an RSA primary takes seconds on a slow machine; longer than this means that nobody answers."""
+"""Making an RSA primary takes seconds on a slow machine; longer than this means that nobody
+answers."""
 
 
 class SwtpmTcti(PyTCTI):  # type: ignore[misc]
@@ -51,7 +53,8 @@ class SwtpmTcti(PyTCTI):  # type: ignore[misc]
             raise
 
     def do_receive(self, timeout: int) -> bytes:
-        """Return one whole response; called by ESAPI, whose ``timeout`` is always "block": ours holds."""
+        """Return one whole response; called by ESAPI, whose ``timeout`` is always "block": ours
+        holds."""
         try:
             header = self._read(HEADER_SIZE)
             (size,) = struct.unpack_from(">I", header, 2)

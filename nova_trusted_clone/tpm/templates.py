@@ -1,7 +1,8 @@
 """The public templates of the keys that this project uses, marshalled, in one place.
 
-A primary key is derived from the hierarchy's seed and its template: the same template gives the same key after every boot, so
-nothing needs to be stored, and a change here makes other keys and voids every enrolment.
+A primary key is derived from the hierarchy's seed and its template: the same template gives the
+same key after every boot, so nothing needs to be stored, and a change here makes other keys and
+voids every enrolment.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ AK_ATTRIBUTES = (
     | RESTRICTED  # signs only what the TPM itself made: an unrestricted key could forge quotes
     | SIGN
 )
-"""Why a primary in the endorsement hierarchy: only there are reset and restart counters shown plainly in a quote; elsewhere they
+"""Why a primary in the endorsement hierarchy: only there are reset and restart counters shown
+plainly in a quote; elsewhere they
 are obfuscated and a reboot could not be told."""
 
 AK_LABEL = hashlib.sha256(b"trusted-clone/1/attestation key").digest()
-"""Stands in ``unique.x``, so that the key is this project's own and not another program's from the same common template."""
+"""Stands in ``unique.x``, so that the key is this project's own and not another program's from
+the same common template."""
 
 EK_ATTRIBUTES = (
     FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
@@ -69,7 +72,8 @@ def _sized(value: bytes) -> bytes:
 
 
 def ecc_signing_public(x: bytes, y: bytes) -> bytes:
-    """Return a TPMT_PUBLIC of an AK by its point; with the label as ``x`` and no ``y`` it is the template."""
+    """Return a TPMT_PUBLIC of an AK by its point; with the label as ``x`` and no ``y`` it is the
+    template."""
     return (
         struct.pack(">HHI", ALG_ECC, ALG_SHA256, AK_ATTRIBUTES)
         + _sized(b"")
@@ -88,7 +92,8 @@ def _ek_head(kind: int) -> bytes:
 
 
 def rsa_endorsement_public(modulus: bytes) -> bytes:
-    """Return a TPMT_PUBLIC of an RSA-2048 EK (template L-1); 256 zeros as the modulus is the template."""
+    """Return a TPMT_PUBLIC of an RSA-2048 EK (template L-1); 256 zeros as the modulus is the
+    template."""
     return _ek_head(ALG_RSA) + struct.pack(">HI", 2048, 0) + _sized(modulus)
 
 
