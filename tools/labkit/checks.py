@@ -1,0 +1,60 @@
+"""The tests and the checks before them, as ``tools/lab test`` runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from labkit.paths import CHECKOUT
+
+PYTHON = sys.executable
+PYTEST = (PYTHON, "-m", "pytest")
+LINT = (
+    (PYTHON, "-m", "ruff", "check", "."),
+    (PYTHON, "-m", "ruff", "format", "--check", "."),
+    (PYTHON, "-m", "mypy"),
+    (PYTHON, "-m", "mypy", "tools/labkit"),
+)
+# A hanging test must not use up the time of the whole run; the longest real one takes minutes under emulation.
+INTEGRATION_LIMIT_S = 600
+PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "lint": LINT,
+    "unit": ((*PYTEST, "tests/unit", "tests/fuzz"),),
+    "integration": ((*PYTEST, "tests/integration", f"--timeout={INTEGRATION_LIMIT_S}"),),
+}
+
+
+def run(part: str | None, further: Sequence[str]) -> int:
+    """Run one part, or all of them, and return 1 when anything failed. A failed part does not stop the next.
+
+    :param further: arguments for pytest
+    """
+    failed = []
+    for name in [part] if part else PARTS:
+        for command in PARTS[name]:
+            words = [*command, *further] if command[:3] == PYTEST else list(command)
+            began = time.monotonic()
+            shown = " ".join(words[2:])
+            print(f"lab: {shown}", flush=True)
+            status = subprocess.run(words, cwd=CHECKOUT, env=environment(), check=False).returncode
+            print(
+                f"lab: {shown}: {'ok' if status == 0 else 'FAILED'}, {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+            if status:
+                failed.append(shown)
+    for shown in failed:
+        print(f"lab: failed: {shown}", flush=True)
+    return 1 if failed else 0
+
+
+def environment() -> dict[str, str]:
+    """The caller's, with labkit and the project to be imported from the checkout."""
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{CHECKOUT / 'tools'}:{CHECKOUT}",
+        "MYPYPATH": str(CHECKOUT / "tools"),
+    }

@@ -1,0 +1,47 @@
+/* The lab's guest: one program that is process 1 and the whole user space.
+ *
+ * It keeps memory and disks full of patterns that it can predict, changes them all the time and checks them all the time, and
+ * says on the first serial port what it found. A clone of it that carries one wrong byte says so by itself.
+ *
+ * A line is one kind, then key=value words, then a semicolon; a line without its semicolon was cut and means nothing.
+ */
+#ifndef LAB_GUEST_H
+#define LAB_GUEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PAGE_BYTES 4096
+
+/* --- what was asked for on the kernel's command line --- */
+struct options {
+    uint64_t pages;        /* np=: pages under check; 0: half of the memory */
+    unsigned page_rate;    /* rate=: pages changed in a second */
+    unsigned disk_rate;    /* diskrate=: blocks written in a second, for each disk */
+};
+extern struct options options;
+
+/* --- print.c --- */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+double now_s(void);
+void sleep_s(double seconds);
+void hex(char *out, const uint8_t *bytes, size_t count); /* out: 2 * count + 1 characters */
+int read_file(const char *path, void *out, size_t limit); /* bytes read, or -1 */
+void start_thread(void *(*work)(void *), void *argument);
+
+/* --- pattern.c: bytes that follow from an identity and a version --- */
+void pattern_fill(uint64_t *words, uint64_t identity, uint32_t version);
+int pattern_matches(const uint64_t *words, uint64_t identity, uint32_t version);
+uint64_t pattern_mix(uint64_t value);
+
+/* --- sha256.c: FIPS 180-4 --- */
+void sha256(const uint8_t *data, size_t count, uint8_t digest[32]);
+
+/* --- the parts; each says its own lines --- */
+uint64_t memory_start(void);         /* pages under check */
+unsigned disk_start(void);           /* disks found */
+unsigned nic_report(int sequence);   /* network interfaces found */
+int tpm_start(void);                 /* 1 when there is a TPM */
+int genid_report(int always);        /* 1 when there is a generation id; says it when it has changed, or always */
+
+#endif

@@ -1,0 +1,93 @@
+/* Process 1: mounts, modules, options, then every part's threads.
+ *
+ * READY: once, after the memory was filled: pages=, disks=, nics=, tpm=, genid=.
+ */
+#define _GNU_SOURCE
+#include "guest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct options options = { .pages = 0, .page_rate = 2000, .disk_rate = 50 };
+
+static unsigned long option(const char *line, const char *name, unsigned long otherwise)
+{
+    for (const char *found = strstr(line, name); found; found = strstr(found + 1, name))
+        if (found == line || found[-1] == ' ')
+            return strtoul(found + strlen(name), NULL, 0);
+    return otherwise;
+}
+
+static void read_options(void)
+{
+    char line[2048];
+    int count = read_file("/proc/cmdline", line, sizeof line - 1);
+
+    line[count > 0 ? count : 0] = '\0';
+    options.pages = option(line, "np=", options.pages);
+    options.page_rate = (unsigned)option(line, "rate=", options.page_rate);
+    options.disk_rate = (unsigned)option(line, "diskrate=", options.disk_rate);
+    if (options.disk_rate == 0)
+        options.disk_rate = 1;
+}
+
+/* /modules/list names them in the order in which they need each other. */
+static void load_modules(void)
+{
+    static char list[4096];
+    int count = read_file("/modules/list", list, sizeof list - 1);
+
+    list[count > 0 ? count : 0] = '\0';
+    for (char *name = strtok(list, "\n"); name; name = strtok(NULL, "\n")) {
+        char path[128];
+        snprintf(path, sizeof path, "/modules/%s", name);
+        int file = open(path, O_RDONLY | O_CLOEXEC);
+        if (file < 0 || syscall(SYS_finit_module, file, "", 0) != 0)
+            say("ERROR what=module name=%s errno=%d", name, errno);
+        if (file >= 0)
+            close(file);
+    }
+}
+
+static void take_console(void)
+{
+    int console = open("/dev/ttyS0", O_RDWR);
+
+    for (int file = 0; console >= 0 && file < 3; file++)
+        dup2(console, file);
+}
+
+/* Disks and network interfaces appear a moment after their drivers. */
+static void wait_for_devices(void)
+{
+    sleep_s(0.3);
+}
+
+int main(void)
+{
+    mount("proc", "/proc", "proc", 0, NULL);
+    mount("sysfs", "/sys", "sysfs", 0, NULL);
+    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
+    take_console();
+    read_options();
+    load_modules();
+    wait_for_devices();
+
+    uint64_t pages = memory_start();
+    unsigned disks = disk_start();
+    unsigned nics = nic_report(0);
+    int tpm = tpm_start();
+    int genid = genid_report(1);
+    say("READY up=%.2f pages=%lu disks=%u nics=%u tpm=%d genid=%d", now_s(), pages, disks, nics, tpm, genid);
+    for (int sequence = 1;; sequence++) {
+        sleep_s(1.0);
+        nic_report(sequence);
+        genid_report(sequence % 5 == 0);
+    }
+}

@@ -1,0 +1,202 @@
+"""One host of the lab: namespaces, a TPM, a bridge for guests, libvirtd."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+
+from labkit import hardware_tpm, libvirtd, process
+from labkit.errors import LabError
+from labkit.paths import LabPaths
+from labkit.process import Process, Words
+from labkit.sandbox import Sandbox, inhabitants
+from labkit.swtpm_config import LocalAuthority
+
+BRIDGE = "br0"
+LINK = "lab0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """A host by its name and the address at which the other host reaches it."""
+
+    paths: LabPaths
+    name: str
+    address: str
+
+    @property
+    def base(self) -> pathlib.Path:
+        """The host's directory."""
+        return self.paths.hosts / self.name
+
+    @property
+    def run_dir(self) -> pathlib.Path:
+        """For unix sockets: short, and the same path inside and outside of the host."""
+        return self.paths.run / self.name
+
+    @property
+    def shared(self) -> pathlib.Path:
+        """A mount made below it outside (a FUSE file system) shows inside too; elsewhere it would not."""
+        return self.base / "shared"
+
+    @property
+    def memory_backing_dir(self) -> pathlib.Path:
+        """``memory_backing_dir`` of the host's qemu.conf."""
+        return self.base / "memory"
+
+    @property
+    def identity(self) -> pathlib.Path:
+        """What enrolment installs: the AK's certificate and the host's vTPM CA."""
+        return self.base / "identity"
+
+    @property
+    def config_file(self) -> pathlib.Path:
+        """The configuration of the host's agent."""
+        return self.base / "nova-trusted-clone.conf"
+
+    @property
+    def state_path(self) -> pathlib.Path:
+        """Where the host's agent keeps clones and freezes in progress."""
+        return self.base / "state"
+
+    @property
+    def uri(self) -> str:
+        """The libvirt connection, from inside and outside."""
+        return f"qemu:///system?socket={self.run_dir}/libvirt-sock"
+
+    @property
+    def tpm_socket(self) -> pathlib.Path:
+        """Commands to the host's TPM; control is at the same path with .ctrl."""
+        return self.run_dir / "tpm.sock"
+
+    @property
+    def tpm(self) -> str:
+        """The host's TPM as the product's ``tpm`` option names it."""
+        return f"swtpm:{self.tpm_socket}"
+
+    @property
+    def event_log(self) -> pathlib.Path:
+        """The measured-boot log, as firmware would leave it."""
+        return self.base / "binary_bios_measurements"
+
+    @property
+    def marker(self) -> str:
+        """The name by which a process of this host is told from all others."""
+        return f"ntc-{self.paths.lab_id}-{self.name}"
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The host's namespaces."""
+        return Sandbox(self.base, self.marker, self.name)
+
+    def up(self, vendor_config: pathlib.Path, measure_boot: Callable[[Host], None] | None) -> None:
+        """Start everything of the host; what was started is left to ``down`` when a step fails."""
+        for directory in (self.base, self.run_dir, self.shared, self.state_path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Shared outside, and a slave inside: a mount made below it outside appears inside.
+        process.run(["mount", "--bind", self.shared, self.shared])
+        process.run(["mount", "--make-shared", self.shared])
+        libvirtd.configure(self.base, self.run_dir, self.memory_backing_dir)
+        self._own_vtpm_authority()
+        self.sandbox.create()
+        hardware_tpm.manufacture(self.base / "tpm", vendor_config, self.name)
+        self.power_on_tpm(measure_boot)
+        self.run(["ip", "link", "add", BRIDGE, "type", "bridge"])
+        self.run(["ip", "link", "set", BRIDGE, "up"])
+        libvirtd.start(self.sandbox, self.uri)
+
+    def power_on_tpm(self, measure_boot: Callable[[Host], None] | None) -> None:
+        """Start (or restart) the TPM and measure a boot into it: what a reboot of the host does to its TPM."""
+        running = Process.load(self.base / "tpm" / "swtpm.json")
+        if running is not None:
+            running.end()
+        hardware_tpm.power_on(self.sandbox, self.base / "tpm", self.tpm_socket)
+        if measure_boot is not None:
+            measure_boot(self)
+
+    def _own_vtpm_authority(self) -> None:
+        """Until the host is enrolled its guests' vTPMs are certified by a CA that swtpm makes for itself."""
+        state = pathlib.Path("/var/lib/swtpm-localca")
+        authority = LocalAuthority(state / "signkey.pem", state / "issuercert.pem", state)
+        authority.write(self.base, platform=self.name, visible_at=pathlib.Path("/etc"))
+
+    def configure_swtpm_localca(self, key: pathlib.Path, certificate: pathlib.Path) -> None:
+        """Let the host's vTPM CA certify the vTPMs that libvirt makes for guests from now on."""
+        for path in (key, certificate):
+            if not path.is_file():
+                raise LabError(f"{path} is missing; enrol {self.name} first")
+        state = pathlib.Path("/var/lib/swtpm-localca")
+        LocalAuthority(key, certificate, state).write(
+            self.base, platform=self.name, visible_at=pathlib.Path("/etc")
+        )
+
+    def connect_to(self, other: Host) -> None:
+        """Lay a cable between two hosts and give each end its address (a /24)."""
+        peer = other.sandbox.holder.pid
+        pair = ["ip", "link", "add", LINK, "type", "veth", "peer", "name", LINK, "netns", str(peer)]
+        self.run(pair)
+        for host in (self, other):
+            host.run(["ip", "address", "add", f"{host.address}/24", "dev", LINK])
+            host.run(["ip", "link", "set", LINK, "up"])
+
+    def set_link(self, up: bool) -> None:
+        """Plug the cable in or pull it."""
+        self.run(["ip", "link", "set", LINK, "up" if up else "down"])
+
+    def run(self, command: Words, *, limit_s: float = 120.0) -> str:
+        """Run a command inside to its end and return what it printed."""
+        return process.run([*self.sandbox.enter(), *command], limit_s=limit_s)
+
+    def start(
+        self, command: list[str], log: pathlib.Path, env: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start a program inside that stays; ``down`` ends it."""
+        return process.start([*self.sandbox.enter(), *command], log, env=env)
+
+    def down(self) -> None:
+        """End all that runs inside and remove all that ``up`` made; harmless when there is nothing."""
+        for _attempt in range(5):
+            # The holder is last, so that a new process of the host (libvirt's) cannot slip away.
+            running = sorted(
+                inhabitants(self.marker), key=lambda found: _command(found.pid) == "sleep"
+            )
+            if not running:
+                break
+            _end_all(running)
+        for record in ("holder.json", "libvirtd.json", "tpm/swtpm.json"):
+            found = Process.load(self.base / record)
+            if found is not None:
+                found.end()
+        unmount_below(self.base)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+def _end_all(running: list[Process]) -> None:
+    for found in running:
+        found.end()
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def mounts_below(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Mount points at or below ``directory``, the deepest first."""
+    prefix = f"{directory}/"
+    points = [
+        line.split()[4].encode().decode("unicode_escape")
+        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    ]
+    return [pathlib.Path(p) for p in sorted(points, reverse=True) if f"{p}/".startswith(prefix)]
+
+
+def unmount_below(directory: pathlib.Path) -> None:
+    """Unmount everything at or below ``directory``; a FUSE mount whose server has gone too."""
+    for point in mounts_below(directory):
+        process.run(["umount", "--lazy", point])
