@@ -35,9 +35,9 @@ def require_blob(kind: str, blob: bytes) -> None:
     """
     if not _HEADER.size < len(blob) <= MAX_BLOB:
         raise VtpmStateError(f"{kind} state: {len(blob)} bytes, expected up to {MAX_BLOB}")
-    version, least, header_size, flags, total = _HEADER.unpack_from(blob)
-    if least > _VERSION or version < 1:
-        raise VtpmStateError(f"{kind} state: format {version} (least {least}), expected {_VERSION}")
+    version, _least, header_size, flags, total = _HEADER.unpack_from(blob)
+    if version != _VERSION:  # another layout is not guessed at
+        raise VtpmStateError(f"{kind} state: format {version}, expected {_VERSION}")
     if header_size != _HEADER.size or total != len(blob):
         raise VtpmStateError(
             f"{kind} state: header says {header_size} + {total} bytes, found {len(blob)}"

@@ -14,6 +14,7 @@ from tpm2_pytss import (
     TPM2B_SENSITIVE_CREATE,
     TPM2B_SENSITIVE_DATA,
     TPMS_SENSITIVE_CREATE,
+    TPMT_PUBLIC,
 )
 
 from nova_trusted_clone import ports
@@ -176,8 +177,10 @@ class TestDerive:
     def test_the_sources_loaded_ak_is_not_in_the_clone(self, factory):
         """A guest that leaves its AK loaded must not take it along: ChangeEPS flushes it."""
         instance = factory.new("source", [])
+        area, _rest = TPMT_PUBLIC.unmarshal(templates.AK_TEMPLATE)
+        signing = TPM2B_PUBLIC(publicArea=area)
         with instance.tpm.batch() as esys:
-            esys.create_primary(None, TPM2B_PUBLIC.parse("ecc:ecdsa"), ESYS_TR.ENDORSEMENT)
+            esys.create_primary(None, signing, ESYS_TR.ENDORSEMENT)
         clone = factory.derive("clone", instance.hand_over())
         with clone.tpm.batch() as esys:
             _more, data = esys.get_capability(1, 0x80000000, 8)
