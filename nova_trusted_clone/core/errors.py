@@ -51,6 +51,5 @@ class Refused(CoreError):  # noqa: N818 - it reads as what it says
 
     def __init__(self, verdict: Verdict) -> None:
         failures = verdict.failures
-        text = "; ".join(str(check) for check in failures) or "nothing was checked"
-        super().__init__(text, code=failures[0].code if failures else "trusted-clone.refused")
+        super().__init__(str(verdict), code=failures[0].code if failures else "trusted-clone.refused")
         self.verdict = verdict

@@ -65,6 +65,12 @@ class Verdict:
     def __add__(self, other: Verdict) -> Verdict:
         return Verdict(self.checks + other.checks)
 
+    def __str__(self) -> str:
+        """The failures, for people."""
+        if self.ok:
+            return f"{len(self.checks)} checks hold"
+        return "; ".join(map(str, self.failures)) or "nothing was checked"
+
     def require(self) -> None:
         """Raise :class:`errors.Refused` unless ``ok``."""
         if not self.ok:
