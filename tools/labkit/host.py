@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from labkit import hardware_tpm, libvirtd, process
+from labkit import boot, hardware_tpm, libvirtd, process
 from labkit.errors import LabError
 from labkit.paths import LabPaths
 from labkit.process import Process, Words
@@ -40,7 +39,7 @@ class Host:
     @property
     def shared(self) -> pathlib.Path:
         """A mount made below it outside (a FUSE file system) shows inside too; elsewhere it would not."""
-        return self.base / "shared"
+        return self.run_dir / "shared"
 
     @property
     def memory_backing_dir(self) -> pathlib.Path:
@@ -59,8 +58,8 @@ class Host:
 
     @property
     def state_path(self) -> pathlib.Path:
-        """Where the host's agent keeps clones and freezes in progress."""
-        return self.base / "state"
+        """Where the host's agent keeps clones and freezes in progress: on disk, but with a path short enough for sockets."""
+        return self.run_dir / "state"
 
     @property
     def uri(self) -> str:
@@ -92,30 +91,31 @@ class Host:
         """The host's namespaces."""
         return Sandbox(self.base, self.marker, self.name)
 
-    def up(self, vendor_config: pathlib.Path, measure_boot: Callable[[Host], None] | None) -> None:
+    def up(self, vendor_config: pathlib.Path) -> None:
         """Start everything of the host; what was started is left to ``down`` when a step fails."""
-        for directory in (self.base, self.run_dir, self.shared, self.state_path):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Shared outside, and a slave inside: a mount made below it outside appears inside.
-        process.run(["mount", "--bind", self.shared, self.shared])
-        process.run(["mount", "--make-shared", self.shared])
+        self.base.mkdir(mode=0o700, parents=True)
+        self.run_dir.mkdir(mode=0o700, parents=True)
+        _share(self.base / "shared", self.shared)
+        _share(self.base / "state", self.state_path)
         libvirtd.configure(self.base, self.run_dir, self.memory_backing_dir)
         self._own_vtpm_authority()
         self.sandbox.create()
         hardware_tpm.manufacture(self.base / "tpm", vendor_config, self.name)
-        self.power_on_tpm(measure_boot)
+        self.reboot()
         self.run(["ip", "link", "add", BRIDGE, "type", "bridge"])
         self.run(["ip", "link", "set", BRIDGE, "up"])
         libvirtd.start(self.sandbox, self.uri)
 
-    def power_on_tpm(self, measure_boot: Callable[[Host], None] | None) -> None:
-        """Start (or restart) the TPM and measure a boot into it: what a reboot of the host does to its TPM."""
+    def reboot(self, firmware: str = boot.FIRMWARE) -> None:
+        """Do to the TPM what a reboot of the host does: start it anew and measure a boot into it.
+
+        :param firmware: a text of another firmware gives PCRs that no policy knows
+        """
         running = Process.load(self.base / "tpm" / "swtpm.json")
         if running is not None:
             running.end()
         hardware_tpm.power_on(self.sandbox, self.base / "tpm", self.tpm_socket)
-        if measure_boot is not None:
-            measure_boot(self)
+        boot.measure(self.tpm, self.event_log, boot.events(self.name, firmware))
 
     def _own_vtpm_authority(self) -> None:
         """Until the host is enrolled its guests' vTPMs are certified by a CA that swtpm makes for itself."""
@@ -158,32 +158,27 @@ class Host:
 
     def down(self) -> None:
         """End all that runs inside and remove all that ``up`` made; harmless when there is nothing."""
+        # Again until nobody is left: libvirt may have started something in between.
         for _attempt in range(5):
-            # The holder is last, so that a new process of the host (libvirt's) cannot slip away.
-            running = sorted(
-                inhabitants(self.marker), key=lambda found: _command(found.pid) == "sleep"
-            )
+            running = inhabitants(self.marker)
             if not running:
                 break
-            _end_all(running)
+            process.end_all(running)
         for record in ("holder.json", "libvirtd.json", "tpm/swtpm.json"):
             found = Process.load(self.base / record)
             if found is not None:
                 found.end()
-        unmount_below(self.base)
+        unmount_below(self.run_dir)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
 
-def _end_all(running: list[Process]) -> None:
-    for found in running:
-        found.end()
-
-
-def _command(pid: int) -> str:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
+def _share(directory: pathlib.Path, target: pathlib.Path) -> None:
+    """Bind ``directory`` at ``target``, shared outside and a slave inside: mounts made there outside appear inside."""
+    directory.mkdir(mode=0o700)
+    target.mkdir(mode=0o700)
+    process.run(["mount", "--bind", directory, target])
+    process.run(["mount", "--make-shared", target])
 
 
 def mounts_below(directory: pathlib.Path) -> list[pathlib.Path]:

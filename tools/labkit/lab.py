@@ -38,6 +38,11 @@ class Lab:
         return (self.source, self.destination)
 
     @property
+    def _places(self) -> tuple[pathlib.Path, pathlib.Path]:
+        """Below these is everything that ``down`` removes."""
+        return (self.paths.hosts, self.paths.run)
+
+    @property
     def is_up(self) -> bool:
         """Whether both hosts run."""
         return all(inhabitants(host.marker) for host in self.hosts)
@@ -54,7 +59,7 @@ class Lab:
             f"there is no host {name!r}; there are {', '.join(h.name for h in self.hosts)}"
         )
 
-    def up(self, report: Report, measure_boot: Callable[[Host], None] | None = None) -> None:
+    def up(self, report: Report) -> None:
         """Start both hosts and the cable between them; when a step fails, take down what was started and say why."""
         if os.geteuid() != 0:
             raise LabError("the lab makes namespaces and mounts: run it as root")
@@ -64,19 +69,19 @@ class Lab:
                     f"the lab in {self.paths.root} is up already; tools/lab down ends it"
                 )
             try:
-                self._up(report, measure_boot)
+                self._up(report)
             except BaseException:
                 self._take_down()
                 raise
 
-    def _up(self, report: Report, measure_boot: Callable[[Host], None] | None) -> None:
+    def _up(self, report: Report) -> None:
         self._take_down()  # what an earlier crash may have left
         for directory in (self.paths.run, self.paths.log, self.paths.hosts, self.paths.cache):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         vendor_config = hardware_tpm.make_vendor(self.paths.vendor_ca)
         for host in self.hosts:
             report(f"{host.name}: namespaces, TPM, libvirtd")
-            host.up(vendor_config, measure_boot)
+            host.up(vendor_config)
         report(f"a cable: {self.source.address} to {self.destination.address}")
         self.source.connect_to(self.destination)
 
@@ -97,7 +102,8 @@ class Lab:
         for host in self.hosts:
             _keep_logs(host, self.paths.log)
             host.down()
-        unmount_below(self.paths.hosts)
+        for place in self._places:
+            unmount_below(place)
         for directory in (self.paths.hosts, self.paths.vendor_ca, self.paths.run):
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -108,15 +114,13 @@ class Lab:
             for host in self.hosts
             for found in inhabitants(host.marker)
         ]
-        left += [f"mount {point}" for point in mounts_below(self.paths.hosts)]
-        left += [
-            f"directory {path}" for path in (self.paths.hosts, self.paths.run) if path.exists()
-        ]
+        left += [f"mount {point}" for place in self._places for point in mounts_below(place)]
+        left += [f"directory {path}" for path in self._places if path.exists()]
         return left + [f"process {pid}: {line}" for pid, line in self._mentioning()]
 
     def _mentioning(self) -> Iterator[tuple[int, str]]:
         """Processes outside of the hosts that name the hosts' or the sockets' directory or work in it; never our callers."""
-        names = (os.fsencode(self.paths.hosts), os.fsencode(self.paths.run))
+        names = [os.fsencode(place) for place in self._places]
         ancestors = _ancestors(os.getpid())
         for entry in pathlib.Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) in ancestors:

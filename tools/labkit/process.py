@@ -110,16 +110,29 @@ class Process:
         reap(self.pid)
         return start_time(self.pid) == self.started
 
-    def end(self) -> None:
-        """Ask it to end, then make it end; harmless when it has ended."""
-        for number, limit_s in ((signal.SIGTERM, TERM_LIMIT_S), (signal.SIGKILL, KILL_LIMIT_S)):
-            if not self.alive:
-                return
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to this very process; harmless when it has ended."""
+        if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            if wait_until(lambda: not self.alive, limit_s):
-                return
-        raise CommandFailed(f"process {self.pid} goes on after SIGKILL")
+
+    def end(self) -> None:
+        """Ask it to end, then make it end; harmless when it has ended."""
+        end_all([self])
+
+
+def end_all(processes: Sequence[Process]) -> None:
+    """End them together: ask all, wait, make those end that are left; harmless for those that have ended.
+
+    :raises CommandFailed: naming what goes on after SIGKILL
+    """
+    for number, limit_s in ((signal.SIGTERM, TERM_LIMIT_S), (signal.SIGKILL, KILL_LIMIT_S)):
+        for process in processes:
+            process.signal(number)
+        if wait_until(lambda: not any(process.alive for process in processes), limit_s):
+            return
+    left = [str(process.pid) for process in processes if process.alive]
+    raise CommandFailed(f"these processes go on after SIGKILL: {', '.join(left)}")
 
 
 def start(
