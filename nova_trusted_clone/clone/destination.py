@@ -50,7 +50,9 @@ class Destination:
         if order is None or not verdict.ok:
             raise Rejected(f"order: {verdict}")
         if identity.uuid.replace("-", "") != order.destination_server.hex():
-            raise Rejected(f"the order is for server {order.destination_server.hex()}, not {identity.uuid}")
+            raise Rejected(
+                f"the order is for server {order.destination_server.hex()}, not {identity.uuid}"
+            )
         with self._lock:
             running = [clone for clone in self._clones.values() if not clone.phase.ended]
             if len(running) >= self._host.limits.max_clones:
@@ -109,7 +111,9 @@ class Destination:
         signed = SignedOrder.decode(bytes.fromhex(record["order"]))
         raw = record["identity"]
         identity = Identity(
-            raw["name"], raw["uuid"], tuple(NicIdentity(nic["mac"], nic["bridge"]) for nic in raw["nics"])
+            raw["name"],
+            raw["uuid"],
+            tuple(NicIdentity(nic["mac"], nic["bridge"]) for nic in raw["nics"]),
         )
         return Incoming(self._host, directory, signed, signed.order(), identity), record
 
@@ -123,7 +127,9 @@ class Destination:
     def _stop_unused_stores(self) -> None:
         """A store lives as long as a clone reads its RAM from it, or still may."""
         for directory in list(self._host.place.stores.iterdir()):
-            users = [clone for clone in list(self._clones.values()) if clone.store.directory == directory]
+            users = [
+                clone for clone in list(self._clones.values()) if clone.store.directory == directory
+            ]
             if any(self._uses_store(clone) for clone in users):
                 continue
             LOG.info("store %s: no clone uses it any more", directory.name)

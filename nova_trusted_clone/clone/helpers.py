@@ -67,9 +67,18 @@ def decode(value: str) -> bytes:
 class Guard:
     """Watches over a pause: takes the freeze back if this process dies before it says that the pause is over."""
 
-    def __init__(self, directory: pathlib.Path, freeze_directory: pathlib.Path, uri: str, server: str) -> None:
+    def __init__(
+        self, directory: pathlib.Path, freeze_directory: pathlib.Path, uri: str, server: str
+    ) -> None:
         self._directory = directory
-        self._arguments = ["--freeze-directory", str(freeze_directory), "--uri", uri, "--server", server]
+        self._arguments = [
+            "--freeze-directory",
+            str(freeze_directory),
+            "--uri",
+            uri,
+            "--server",
+            server,
+        ]
         self._write_end = -1
         self._process: processes.ProcessId | None = None
 

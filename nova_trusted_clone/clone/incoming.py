@@ -8,14 +8,13 @@ import hashlib
 import logging
 import pathlib
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cbor2
 
 from nova_trusted_clone.clone import records
-from nova_trusted_clone.clone.helpers import decode, remove
+from nova_trusted_clone.clone.helpers import decode
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.session import Session, Signer
 from nova_trusted_clone.clone.stores import Store, StoreFailed
@@ -58,7 +57,12 @@ class Incoming:
     """One clone on its destination host."""
 
     def __init__(
-        self, host: Host, directory: pathlib.Path, signed: SignedOrder, order: Order, identity: Identity
+        self,
+        host: Host,
+        directory: pathlib.Path,
+        signed: SignedOrder,
+        order: Order,
+        identity: Identity,
     ) -> None:
         self.order = order
         self.clone_id = order.clone_id.hex()
@@ -290,7 +294,9 @@ class Incoming:
     def _restore(self) -> None:
         self.enter(Phase.RESTORING)
         self.store.add_clone(self.identity.name)
-        by_kind = {kind: [r for r in self._regions if r["kind"] == kind] for kind in ("ram", "disk")}
+        by_kind = {
+            kind: [r for r in self._regions if r["kind"] == kind] for kind in ("ram", "disk")
+        }
         mount = self.store.mount_path
         derived = [r for r in self._regions if r["kind"] == "vtpm"]
         if derived:

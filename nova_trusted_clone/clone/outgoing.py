@@ -67,7 +67,12 @@ class Outgoing:
     """One clone of one freeze, on its source host."""
 
     def __init__(
-        self, host: Host, directory: pathlib.Path, signed: SignedOrder, order: Order, destination: Destination
+        self,
+        host: Host,
+        directory: pathlib.Path,
+        signed: SignedOrder,
+        order: Order,
+        destination: Destination,
     ) -> None:
         self.order = order
         self.clone_id = order.clone_id.hex()
@@ -81,7 +86,9 @@ class Outgoing:
         self._destination = destination
         self._session: Session | None = None
         self._signers: dict[str, Signer] = {"host": host.quote}
-        self._peer = rpc.Client((destination.address, destination.port), host.limits.message_timeout_s)
+        self._peer = rpc.Client(
+            (destination.address, destination.port), host.limits.message_timeout_s
+        )
         self._last_answer = time.monotonic()
         self._freeze_wanted = False
 
@@ -160,7 +167,9 @@ class Outgoing:
         except rpc.Unreachable as error:
             silent_s = time.monotonic() - self._last_answer
             if silent_s > self._host.limits.network_limit_s:
-                raise CloneFailed(f"the destination has not answered for {silent_s:.0f} s: {error}") from error
+                raise CloneFailed(
+                    f"the destination has not answered for {silent_s:.0f} s: {error}"
+                ) from error
             return
         except rpc.RpcError as error:
             raise CloneFailed(f"the destination: {error}") from error
@@ -178,14 +187,20 @@ class Outgoing:
         if self.phase.ended:
             return
         self.enter(Phase.FAILED, reason)
-        with contextlib.suppress(rpc.RpcError):  # it will find out by itself when its exporter is gone
+        with contextlib.suppress(
+            rpc.RpcError
+        ):  # it will find out by itself when its exporter is gone
             self._peer.call("end", clone_id=self.clone_id, reason=reason[:1024])
 
     # -- the conversation ---------------------------------------------------------------------------------------------
 
     def _machine(self, exporter_certificate: bytes) -> SourceSession:
         return SourceSession(
-            self._host.local, self._host.anchors(), self._host.policy(), self._signed, exporter_certificate
+            self._host.local,
+            self._host.anchors(),
+            self._host.policy(),
+            self._signed,
+            exporter_certificate,
         )
 
     def _drive(self, event: Any, **hints: Any) -> Sequence[Any]:

@@ -40,9 +40,13 @@ def _vtpm_obstacles(order: Order, shape: ServerShape, policy: Policy) -> list[st
 def _size_obstacles(order: Order, shape: ServerShape) -> list[str]:
     found = []
     if order.memory_bytes != shape.memory_bytes:
-        found.append(f"the order names {order.memory_bytes} bytes of memory, the server has {shape.memory_bytes}")
+        found.append(
+            f"the order names {order.memory_bytes} bytes of memory, the server has {shape.memory_bytes}"
+        )
     ordered = {(target, size) for target, size in order.disks}
     present = {(disk.target, disk.size_bytes) for disk in shape.disks}
     if ordered != present:
-        found.append(f"the order names the disks {sorted(ordered)}, the server has {sorted(present)}")
+        found.append(
+            f"the order names the disks {sorted(ordered)}, the server has {sorted(present)}"
+        )
     return found

@@ -53,5 +53,7 @@ def require_hex_id(value: str, what: str) -> str:
     :raises RecordError: for anything else (a path, for one)
     """
     if not HEX_ID.fullmatch(value):
-        raise RecordError(f"{what}: 32 lower-case hexadecimal digits expected, found {value[:64]!r}")
+        raise RecordError(
+            f"{what}: 32 lower-case hexadecimal digits expected, found {value[:64]!r}"
+        )
     return value

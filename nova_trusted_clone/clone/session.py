@@ -35,7 +35,9 @@ class Machine(Protocol):
 
 def _pack(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _pack(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {
+            field.name: _pack(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
         return {TYPE_KEY: type(value).__name__, **fields}
     if isinstance(value, tuple | list):
         return [_pack(item) for item in value]
@@ -118,7 +120,9 @@ class Session:
             action = pending.popleft()
             if isinstance(action, actions.MakeQuote):
                 quote = self._signers[action.signer](action.qualifying_data, action.pcrs)
-                pending.extend(self._take(events.QuoteMade(action.purpose, quote.attest, quote.signature)))
+                pending.extend(
+                    self._take(events.QuoteMade(action.purpose, quote.attest, quote.signature))
+                )
             else:
                 left.append(action)
         return left

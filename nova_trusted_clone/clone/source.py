@@ -114,7 +114,10 @@ class FreezeJob:
         self._exporter.start()
         place = self._host.place
         self._exporter.call(
-            "listen", address=place.listen_address, port_min=place.bulk_port_min, port_max=place.bulk_port_max
+            "listen",
+            address=place.listen_address,
+            port_min=place.bulk_port_min,
+            port_max=place.bulk_port_max,
         )
         return decode(self._exporter.call("identity")["certificate"])
 
@@ -140,7 +143,12 @@ class FreezeJob:
             "frozen",
             freeze_id=self.group,
             regions=[
-                {"kind": r.kind, "name": r.name, "size_bytes": r.size_bytes, "source": dict(r.source)}
+                {
+                    "kind": r.kind,
+                    "name": r.name,
+                    "size_bytes": r.size_bytes,
+                    "source": dict(r.source),
+                }
                 for r in frozen.regions
             ],
         )
@@ -159,7 +167,10 @@ class FreezeJob:
         self._freeze_directory.mkdir(mode=0o700, exist_ok=True)
         drain_socket = self._exporter.call("drain")["socket"]
         guard = Guard(
-            self.directory / "guard", self._freeze_directory, self._host.place.libvirt_uri, self.server_uuid
+            self.directory / "guard",
+            self._freeze_directory,
+            self._host.place.libvirt_uri,
+            self.server_uuid,
         )
         guard.start()
         try:
@@ -184,7 +195,9 @@ class FreezeJob:
         event = FreezeDone(
             freeze_id=bytes.fromhex(self.group),
             page_key=decode(reply["page_key"]),
-            regions=tuple((r["id"], r["kind"], r["name"], r["size_bytes"]) for r in reply["regions"]),
+            regions=tuple(
+                (r["id"], r["kind"], r["name"], r["size_bytes"]) for r in reply["regions"]
+            ),
             pause_us=round(frozen.pause_s * 1e6),
             vtpm=identity,
         )
@@ -197,7 +210,9 @@ class FreezeJob:
             if self._abort.wait(POLL_S):
                 raise FreezeFailed("aborted")
             if time.monotonic() > deadline:
-                raise FreezeFailed(f"not complete after {self._host.limits.completion_limit_s:.0f} s")
+                raise FreezeFailed(
+                    f"not complete after {self._host.limits.completion_limit_s:.0f} s"
+                )
             status = self._exporter_status()
             self._each(lambda clone: clone.poll(), running)
             if status.get("root") is None:
@@ -208,7 +223,9 @@ class FreezeJob:
 
     def _exporter_status(self) -> dict[str, Any]:
         if not self._exporter.alive:
-            raise FreezeFailed("the exporter process ended; the source server is unharmed: order the clone anew")
+            raise FreezeFailed(
+                "the exporter process ended; the source server is unharmed: order the clone anew"
+            )
         status = self._exporter.call("status")
         if status.get("failed"):
             raise FreezeFailed(f"the exporter: {status['failed']}")
@@ -253,7 +270,11 @@ class FreezeJob:
             record = records.read(path)
             signed = SignedOrder.decode(bytes.fromhex(record["order"]))
             clone = Outgoing(
-                self._host, path.parent, signed, signed.order(), Destination(**record["destination"])
+                self._host,
+                path.parent,
+                signed,
+                signed.order(),
+                Destination(**record["destination"]),
             )
             clone.phase, clone.reason = Phase(record["phase"]), str(record["reason"])
             clone.store_certificate = bytes.fromhex(record["store_certificate"])
@@ -315,7 +336,9 @@ class Source:
             orders.append((signed, signed.order(), destination))
         groups = {(order.freeze_group, order.source_server) for _, order, _ in orders}
         if len(groups) != 1:
-            raise FreezeFailed(f"orders of {len(groups)} freezes at once: one server and one freeze group expected")
+            raise FreezeFailed(
+                f"orders of {len(groups)} freezes at once: one server and one freeze group expected"
+            )
         group, server = groups.pop()
         job = FreezeJob(self._host, group.hex(), _uuid_text(server))
         with self._lock:
@@ -333,14 +356,18 @@ class Source:
         for directory in sorted(self._host.place.freezes.iterdir()):
             try:
                 server = str(records.read(directory / "freeze.json")["server"])
-                job = FreezeJob(self._host, records.require_hex_id(directory.name, "freeze"), server)
+                job = FreezeJob(
+                    self._host, records.require_hex_id(directory.name, "freeze"), server
+                )
             except (records.RecordError, KeyError) as error:
                 # Killed before the first record: nothing was started yet.
                 LOG.warning("freeze directory %s is removed: %s", directory, error)
                 remove(directory)
                 continue
             self._jobs[job.group] = job
-            threading.Thread(target=self._resume_one, args=(job,), name=f"freeze-{job.group[:8]}").start()
+            threading.Thread(
+                target=self._resume_one, args=(job,), name=f"freeze-{job.group[:8]}"
+            ).start()
 
     @staticmethod
     def _resume_one(job: FreezeJob) -> None:

@@ -49,7 +49,11 @@ class BadRequest(rpc.PublicError):
 
 def _text(arguments: Mapping[str, Any], name: str, pattern: re.Pattern[str] | None = None) -> str:
     value = arguments.get(name)
-    if not isinstance(value, str) or len(value) > 4096 or (pattern and not pattern.fullmatch(value)):
+    if (
+        not isinstance(value, str)
+        or len(value) > 4096
+        or (pattern and not pattern.fullmatch(value))
+    ):
         raise BadRequest(f"{name}: {'a text' if pattern is None else pattern.pattern} expected")
     return value
 
@@ -63,13 +67,19 @@ def _bytes(arguments: Mapping[str, Any], name: str) -> bytes:
 
 def _identity(arguments: Mapping[str, Any]) -> Identity:
     nics = arguments.get("nics")
-    if not isinstance(nics, list) or len(nics) > MAX_NICS or not all(isinstance(nic, dict) for nic in nics):
+    if (
+        not isinstance(nics, list)
+        or len(nics) > MAX_NICS
+        or not all(isinstance(nic, dict) for nic in nics)
+    ):
         raise BadRequest(f"nics: a list of up to {MAX_NICS} maps expected")
     return Identity(
         name=_text(arguments, "name", NAME),
         uuid=_text(arguments, "uuid", UUID),
         nics=tuple(
-            NicIdentity(_text(nic, "mac", MAC), _text(nic, "bridge", BRIDGE) if nic.get("bridge") else None)
+            NicIdentity(
+                _text(nic, "mac", MAC), _text(nic, "bridge", BRIDGE) if nic.get("bridge") else None
+            )
             for nic in nics
         ),
     )
@@ -108,7 +118,9 @@ class Operations:
 
     def admin(self) -> dict[str, rpc.Handler]:
         """For the operator."""
-        return self._all("ping", "prepare", "clone", "clone_status", "freeze_status", "abort", "end", "evidence")
+        return self._all(
+            "ping", "prepare", "clone", "clone_status", "freeze_status", "abort", "end", "evidence"
+        )
 
     def peer(self) -> dict[str, rpc.Handler]:
         """For other hosts."""
@@ -123,7 +135,9 @@ class Operations:
 
     def prepare(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Expect a clone: ``order`` (bytes), ``name``, ``uuid``, ``nics`` [{mac, bridge}]."""
-        return {"clone_id": self._destination.prepare(_bytes(arguments, "order"), _identity(arguments))}
+        return {
+            "clone_id": self._destination.prepare(_bytes(arguments, "order"), _identity(arguments))
+        }
 
     def clone(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Freeze a server and clone it: ``orders`` [{order, address, port}]."""
@@ -133,13 +147,16 @@ class Operations:
         if not all(isinstance(order, dict) for order in orders):
             raise BadRequest("orders: maps expected")
         wanted = [
-            (_bytes(order, "order"), Address(_text(order, "address"), _port(order, "port"))) for order in orders
+            (_bytes(order, "order"), Address(_text(order, "address"), _port(order, "port")))
+            for order in orders
         ]
         return {"group": self._source.clone(wanted)}
 
     def message(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """One handshake message for a clone: ``clone_id``, ``data``; its answer."""
-        data = self._destination.message(_text(arguments, "clone_id"), _bytes(arguments, "data"), arguments)
+        data = self._destination.message(
+            _text(arguments, "clone_id"), _bytes(arguments, "data"), arguments
+        )
         return {"data": data}
 
     def status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +177,9 @@ class Operations:
 
     def end(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """End a clone that this host receives, with a reason."""
-        self._destination.end(_text(arguments, "clone_id"), f"ended by the source: {_text(arguments, 'reason')}")
+        self._destination.end(
+            _text(arguments, "clone_id"), f"ended by the source: {_text(arguments, 'reason')}"
+        )
         return {}
 
     def evidence(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

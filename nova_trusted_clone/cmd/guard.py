@@ -22,7 +22,9 @@ DONE = b"done\n"
 def main() -> int:
     """Run until the service says that the pause is over, or is gone."""
     parser = argparse.ArgumentParser(prog="nova-trusted-clone-guard", description=__doc__)
-    parser.add_argument("--directory", type=pathlib.Path, required=True, help="the guard's own directory")
+    parser.add_argument(
+        "--directory", type=pathlib.Path, required=True, help="the guard's own directory"
+    )
     parser.add_argument("--freeze-directory", type=pathlib.Path, required=True)
     parser.add_argument("--uri", required=True)
     parser.add_argument("--server", required=True)
@@ -31,7 +33,9 @@ def main() -> int:
     (arguments.directory / "ready").write_text(READY)
     if sys.stdin.buffer.read(len(DONE)) == DONE:
         return 0
-    LOG.warning("the service ended while server %s was frozen: taking the freeze back", arguments.server)
+    LOG.warning(
+        "the service ended while server %s was frozen: taking the freeze back", arguments.server
+    )
     QemuSource(arguments.uri).release(arguments.server, arguments.freeze_directory)
     return 0
 

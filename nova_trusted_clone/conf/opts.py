@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-GROUP = cfg.OptGroup("trusted_clone", title="Trusted clones", help="Live, attested cloning of running servers.")
+GROUP = cfg.OptGroup(
+    "trusted_clone", title="Trusted clones", help="Live, attested cloning of running servers."
+)
 
 IDENTITY = (
     cfg.StrOpt(
@@ -51,7 +53,9 @@ PLACES = (
         help="Where clones and freezes in progress are kept, so that a restarted service finds them again. It holds the "
         "captured memory of source servers until their clones are complete: give it room for their RAM, and keep it private.",
     ),
-    cfg.StrOpt("libvirt_uri", default="qemu:///system", help="The hypervisor's libvirt connection."),
+    cfg.StrOpt(
+        "libvirt_uri", default="qemu:///system", help="The hypervisor's libvirt connection."
+    ),
     cfg.StrOpt(
         "memory_backing_dir",
         default="/var/lib/libvirt/qemu/ram",
@@ -60,14 +64,22 @@ PLACES = (
 )
 
 NETWORK = (
-    cfg.StrOpt("listen_address", default="127.0.0.1", help="Address on which other hosts reach this one, for both ports."),
+    cfg.StrOpt(
+        "listen_address",
+        default="127.0.0.1",
+        help="Address on which other hosts reach this one, for both ports.",
+    ),
     cfg.PortOpt("peer_port", default=8790, help="Port for the handshake messages of other hosts."),
     cfg.PortOpt(
         "bulk_port_min",
         default=49300,
         help="First of the ports on which exporters serve pages to the stores of other hosts; one port for each freeze.",
     ),
-    cfg.PortOpt("bulk_port_max", default=49363, help="Last of the exporters' ports; it bounds the freezes at one time."),
+    cfg.PortOpt(
+        "bulk_port_max",
+        default=49363,
+        help="Last of the exporters' ports; it bounds the freezes at one time.",
+    ),
     cfg.IntOpt(
         "message_timeout_s",
         default=30,
@@ -84,8 +96,19 @@ NETWORK = (
 )
 
 LIMITS = (
-    cfg.IntOpt("vtpm_pool_size", default=1, min=0, max=32, help="vTPMs kept manufactured, so that no clone waits for one."),
-    cfg.IntOpt("max_clones", default=8, min=1, help="Clones that this host receives at one time; one more is refused."),
+    cfg.IntOpt(
+        "vtpm_pool_size",
+        default=1,
+        min=0,
+        max=32,
+        help="vTPMs kept manufactured, so that no clone waits for one.",
+    ),
+    cfg.IntOpt(
+        "max_clones",
+        default=8,
+        min=1,
+        help="Clones that this host receives at one time; one more is refused.",
+    ),
     cfg.IntOpt(
         "early_disk_limit_s",
         default=0,
@@ -93,7 +116,12 @@ LIMITS = (
         help="How long disks are copied before the freeze, for stores that shall have most of a disk when the clone starts. "
         "What the source writes meanwhile is copied again. 0 freezes at once and fetches the disk afterwards.",
     ),
-    cfg.IntOpt("completion_limit_s", default=3600, min=10, help="How long one clone may take from its order to its receipt."),
+    cfg.IntOpt(
+        "completion_limit_s",
+        default=3600,
+        min=10,
+        help="How long one clone may take from its order to its receipt.",
+    ),
 )
 
 ALL = IDENTITY + PLACES + NETWORK + LIMITS
