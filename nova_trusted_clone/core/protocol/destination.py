@@ -10,7 +10,16 @@ from nova_trusted_clone.core.attest.certchain import TrustAnchors
 from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.attest.verdict import Verdict
 from nova_trusted_clone.core.errors import MalformedInput
-from nova_trusted_clone.core.protocol import actions, checks, events, evidence, order, transcript
+from nova_trusted_clone.core.protocol import (
+    actions,
+    checks,
+    events,
+    evidence,
+    order,
+    proofs,
+    terms,
+    transcript,
+)
 from nova_trusted_clone.core.protocol.messages import (
     Accepted,
     Answer,
@@ -61,10 +70,10 @@ class DestinationSession(Session):
         self._order = signed_order.order()
         self._seen = evidence.Collected()
         self._n2 = self._n3 = self._t2 = self._peer_certificate = b""
-        self._source: checks.ProvenHost | None = None
+        self._source: proofs.ProvenHost | None = None
         self._identity: events.VtpmIdentity | None = None
-        self._clone_vtpm: checks.ProvenVtpm | None = None
-        self._source_vtpm: checks.ProvenVtpm | None = None
+        self._clone_vtpm: proofs.ProvenVtpm | None = None
+        self._source_vtpm: proofs.ProvenVtpm | None = None
         self._link: SignedQuote | None = None
         self._offered: PageKey | None = None
         self._done: events.TransferDone | None = None
@@ -93,8 +102,8 @@ class DestinationSession(Session):
         """The order; verified once the session has started."""
         return self._order
 
-    def _ground(self, now: int) -> checks.Ground:
-        return checks.Ground(self._signed.order_bytes, self._order, self._trust, self._policy, now)
+    def _ground(self, now: int) -> proofs.Ground:
+        return proofs.Ground(self._signed.order_bytes, self._order, self._trust, self._policy, now)
 
     # -- proof of both hosts --------------------------------------------------------------------
 
@@ -208,7 +217,7 @@ class DestinationSession(Session):
     def _state_vtpm(self, event: events.QuoteMade) -> Actions:
         proof = self._proof(event)
         self._seen.vtpm = VtpmStatement(proof).encode()
-        self._clone_vtpm = checks.own_vtpm(proof)
+        self._clone_vtpm = proofs.own_vtpm(proof)
         self._advance(Step.QUOTED)
         return (actions.Send(self._seen.vtpm),)
 
@@ -257,9 +266,9 @@ class DestinationSession(Session):
 
     def _state_installed(self, event: events.QuoteMade) -> Actions:
         proof = self._proof(event)
-        derived = checks.own_vtpm(proof)
+        derived = proofs.own_vtpm(proof)
         self._require(
-            checks.distinct(derived, self._clone_vtpm) + checks.distinct(derived, self._source_vtpm)
+            proofs.distinct(derived, self._clone_vtpm) + proofs.distinct(derived, self._source_vtpm)
         )
         self._installed = DerivedVtpm(proof).encode()
         self._advance(Step.QUOTED)
@@ -270,7 +279,7 @@ class DestinationSession(Session):
     def _on_transfer(self, event: events.TransferDone) -> Actions:
         derived = self._order.vtpm_mode == "derive"
         self._require(
-            checks.counts(known(self._offered).regions, event.counts)
+            terms.counts(known(self._offered).regions, event.counts)
             + Verdict.of(
                 "trusted-clone.vtpm.installed",
                 bool(self._installed) == derived,
@@ -287,7 +296,7 @@ class DestinationSession(Session):
         message = Final.decode(event.data)
         done, offered = known(self._done), known(self._offered)
         verdict, host = checks.final(known(self._source), message, self._t2, offered)
-        verdict += checks.same_transfer(
+        verdict += terms.same_transfer(
             "final", message.manifest_root, message.counts, done.manifest_root, done.counts
         )
         self._require(verdict)

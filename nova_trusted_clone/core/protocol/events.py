@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from nova_trusted_clone.core.errors import MalformedInput
 from nova_trusted_clone.core.protocol.messages import Counts, RegionRow
 
 
@@ -23,6 +24,11 @@ class VtpmIdentity:
     ek_chain: tuple[bytes, ...]
     ak_public: bytes
     pcr_values: Mapping[int, bytes]
+
+    def __post_init__(self) -> None:
+        """Refuse one without an EK certificate; raises :class:`MalformedInput`."""
+        if not self.ek_chain:
+            raise MalformedInput(f"{self.mode} vTPM: it has no EK certificate")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from nova_trusted_clone.core.attest.certchain import TrustAnchors
 from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.attest.verdict import Verdict
 from nova_trusted_clone.core.errors import CoreError, MalformedInput
-from nova_trusted_clone.core.protocol import checks, order, transcript
+from nova_trusted_clone.core.protocol import checks, order, proofs, transcript
 from nova_trusted_clone.core.protocol.messages import (
     Answer,
     Challenge,
@@ -202,7 +202,7 @@ def judge(
     if ordered is None:
         return verdict
     verdict += order.check_terms(ordered, policy)
-    ground = checks.Ground(talk.signed.order_bytes, ordered, anchors, policy, now)
+    ground = proofs.Ground(talk.signed.order_bytes, ordered, anchors, policy, now)
     first, second = talk.challenge, talk.answer
     t1 = transcript.first(ground.order_bytes, ordered, first.nonce, first.channel_certificate)
     t2 = transcript.second(t1, second.nonce, second.channel_certificate)
@@ -217,10 +217,10 @@ def judge(
 
 def _judge_rest(
     talk: Conversation,
-    ground: checks.Ground,
+    ground: proofs.Ground,
     t2: bytes,
-    source: checks.ProvenHost,
-    destination: checks.ProvenHost,
+    source: proofs.ProvenHost,
+    destination: proofs.ProvenHost,
 ) -> Verdict:
     verdict, confirmed = checks.confirmation(source, talk.confirmation, t2)
     n3 = talk.confirmation.nonce

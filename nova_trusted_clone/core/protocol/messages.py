@@ -10,8 +10,8 @@ host, on t2 and n3 4       vtpm-statement  destination → source          the c
 certificate, the host's link, its quote no-vtpm         (order without a vTPM)        the host's
 quote that says so 5       page-key-…      source → destination          the page key, vouched for
 by the source's vTPM or its host accepted        destination → source 6       final           source
-→ destination          a last quote on root and counts, same boot as before receipt
-destination → source          the destination's on the same; the vTPM that was installed
+→ destination          a last quote on root and counts, same boot as before receipt destination →
+source          the destination's on the same; the vTPM that was installed
 ======  ==============  ============================  =========================================================
 
 Pages travel beside these, signed by the page key. A message's version is part of its label; an
@@ -25,17 +25,8 @@ from typing import Annotated, ClassVar
 
 from nova_trusted_clone.core.attest.quote import VTPM_PCRS
 from nova_trusted_clone.core.protocol.transcript import PREFIX
-from nova_trusted_clone.core.protocol.wire import (
-    Many,
-    Message,
-    Nested,
-    Octets,
-    PcrValues,
-    Record,
-    Row,
-    Text,
-    Uint,
-)
+from nova_trusted_clone.core.protocol.wire import Message, Nested, Record
+from nova_trusted_clone.core.protocol.wiretypes import Many, Octets, PcrValues, Row, Text, Uint
 
 MAX_REGIONS = 1024  # a server has a few dozen RAM blocks and disks
 MAX_REGION_BYTES = 1 << 56  # more than a file system can have

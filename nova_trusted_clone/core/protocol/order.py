@@ -23,7 +23,8 @@ from nova_trusted_clone.core.attest.verdict import Verdict
 from nova_trusted_clone.core.errors import MalformedInput
 from nova_trusted_clone.core.protocol.messages import Chain
 from nova_trusted_clone.core.protocol.transcript import PREFIX, VERSION
-from nova_trusted_clone.core.protocol.wire import Choice, Many, Message, Octets, Row, Text, Uint
+from nova_trusted_clone.core.protocol.wire import Message
+from nova_trusted_clone.core.protocol.wiretypes import Choice, Many, Octets, Row, Text, Uint
 
 CLOCK_SKEW_S = 60  # how far the control plane's clock may run ahead of a host's
 Uuid = Octets(16)

@@ -10,7 +10,16 @@ from nova_trusted_clone.core.attest.certchain import TrustAnchors
 from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.attest.verdict import Verdict
 from nova_trusted_clone.core.errors import MalformedInput
-from nova_trusted_clone.core.protocol import actions, checks, events, evidence, order, transcript
+from nova_trusted_clone.core.protocol import (
+    actions,
+    checks,
+    events,
+    evidence,
+    order,
+    proofs,
+    terms,
+    transcript,
+)
 from nova_trusted_clone.core.protocol.messages import (
     Accepted,
     Answer,
@@ -55,9 +64,9 @@ class SourceSession(Session):
         self._order = signed_order.order()
         self._sent = evidence.Collected()
         self._n1 = self._n3 = self._t1 = self._t2 = self._peer_certificate = b""
-        self._destination: checks.ProvenHost | None = None
-        self._clone_vtpm: checks.ProvenVtpm | None = None
-        self._source_vtpm: checks.ProvenVtpm | None = None
+        self._destination: proofs.ProvenHost | None = None
+        self._clone_vtpm: proofs.ProvenVtpm | None = None
+        self._source_vtpm: proofs.ProvenVtpm | None = None
         self._frozen: events.FreezeDone | None = None
         self._offered: PageKey | None = None
         self._done: events.TransferDone | None = None
@@ -83,8 +92,8 @@ class SourceSession(Session):
         """The order; verified once the session has started."""
         return self._order
 
-    def _ground(self, now: int) -> checks.Ground:
-        return checks.Ground(self._signed.order_bytes, self._order, self._trust, self._policy, now)
+    def _ground(self, now: int) -> proofs.Ground:
+        return proofs.Ground(self._signed.order_bytes, self._order, self._trust, self._policy, now)
 
     # -- proof of both hosts --------------------------------------------------------------------
 
@@ -147,7 +156,7 @@ class SourceSession(Session):
     # -- the freeze -----------------------------------------------------------------------------
 
     def _on_freeze(self, event: events.FreezeDone) -> Actions:
-        self._require(checks.regions(self._order, event.regions))
+        self._require(terms.regions(self._order, event.regions))
         self._frozen = event
         if event.vtpm is None:
             self._advance(Step.FROZEN_WITHOUT_VTPM)
@@ -190,8 +199,8 @@ class SourceSession(Session):
                 quote=made,
             )
             self._offered = PageKeyByVtpm(*common, vtpm=proof)
-            self._source_vtpm = checks.own_vtpm(proof)
-            self._require(checks.distinct(self._source_vtpm, self._clone_vtpm))
+            self._source_vtpm = proofs.own_vtpm(proof)
+            self._require(proofs.distinct(self._source_vtpm, self._clone_vtpm))
         self._sent.page_key = self._offered.encode()
         self._advance(Step.QUOTED)
         return (actions.Send(self._sent.page_key),)
@@ -210,7 +219,7 @@ class SourceSession(Session):
 
     def _on_transfer(self, event: events.TransferDone) -> Actions:
         offered = known(self._offered)
-        self._require(checks.counts(offered.regions, event.counts))
+        self._require(terms.counts(offered.regions, event.counts))
         self._done = event
         datum = transcript.final(self._t2, offered.freeze_id, event.manifest_root, event.counts)
         self._advance(Step.TRANSFERRED)
