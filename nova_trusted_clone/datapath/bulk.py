@@ -189,7 +189,8 @@ def decode_request(kind: Kind, body: bytes | memoryview) -> Request:
         case Kind.HELLO:
             return _decode_hello(body)
         case Kind.MANIFEST:
-            return SegmentRequest(*_PLACE.unpack(body), 0)
+            region, index = _PLACE.unpack(body)
+            return SegmentRequest(region, index, 0)
         case Kind.SEGMENT:
             region, index, bitmap = _WANTED.unpack(body)
             wanted = int.from_bytes(bitmap, "little")
@@ -238,7 +239,8 @@ def decode_reply(kind: Kind, body: memoryview) -> Reply:
         case Kind.SEGMENT_REPLY:
             return _decode_segment_reply(body)
         case Kind.EARLY_REPLY:
-            return EarlyReply(*_PLACE.unpack_from(body), body[_PLACE.size :])
+            region, index = _PLACE.unpack_from(body)
+            return EarlyReply(region, index, body[_PLACE.size :])
         case Kind.WAIT:
             return Wait(*_WAIT.unpack(body))
         case Kind.ERROR:

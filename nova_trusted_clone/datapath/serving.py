@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.datapath import bulk
-from nova_trusted_clone.datapath.errors import DatapathError, FrameError, SourceGone
+from nova_trusted_clone.datapath.errors import DatapathError, FrameError
 
 LOG = logging.getLogger(__name__)
 # Requests taken from one connection before their replies are sent: each holds up to 1 MiB.

@@ -1,0 +1,289 @@
+"""The store's lines to the exporter: requests under way, replies verified, broken lines made anew.
+
+One line serves only what guests wait for; the others take everything in order. A broken or silent line is no failure: its
+requests are put back and it connects again, more slowly each time, until the network has been away for its limit. A reply
+that does not verify ends the transfer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import ssl
+import threading
+import time
+from collections import deque
+from typing import NoReturn
+
+from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.core.integrity.manifest import RegionTable
+from nova_trusted_clone.datapath import bulk
+from nova_trusted_clone.datapath.errors import FrameError, PeerError, StoreFailed
+from nova_trusted_clone.datapath.exporter import NotFrozen
+from nova_trusted_clone.datapath.filters.rate import RateMeter
+from nova_trusted_clone.datapath.staging import Staging
+from nova_trusted_clone.datapath.verified import VerifiedRegions
+from nova_trusted_clone.transport import tls
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FetchSettings:
+    """How the lines behave.
+
+    :ivar bulk_lines: lines besides the one for faults; a line is bound by one core's TLS
+    :ivar window: requests under way on a line: with 1 MiB each, 12 MiB in all keep 1 GB/s busy over a round trip of 12 ms
+    :ivar silence_limit_s: a line that says nothing for so long is given up; the exporter gives notice every 2 s
+    :ivar network_limit_s: the transfer fails when nothing came for so long though something was asked for
+    """
+
+    bulk_lines: int = 3
+    window: int = 4
+    silence_limit_s: float = 10.0
+    network_limit_s: float = 60.0
+    first_pause_s: float = 0.05
+    longest_pause_s: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Where the exporter is, and who it must be."""
+
+    host: str
+    port: int
+    certificate_der: bytes
+    freeze_id: bytes
+
+
+class NetworkAway(StoreFailed):
+    """The exporter could not be reached for the limit."""
+
+    code = "trusted-clone.store.network"
+
+
+class Lines:
+    """Opens lines, and knows since when there is trouble with them."""
+
+    def __init__(
+        self, identity: tls.ChannelIdentity, endpoint: Endpoint, settings: FetchSettings
+    ) -> None:
+        self._identity = identity
+        self._endpoint = endpoint
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._trouble_since: float | None = None
+        self._trouble = ""
+        self._open: set[ssl.SSLSocket] = set()
+        self.stopped = threading.Event()
+        self.received = RateMeter()
+
+    @property
+    def _silence_limit_s(self) -> float:
+        # Shorter than the network's limit, so that a silent line is tried again before that.
+        return min(self.settings.silence_limit_s, max(0.5, self.settings.network_limit_s / 2))
+
+    def open(self) -> ssl.SSLSocket:
+        """Open a line and exchange HELLOs.
+
+        :raises OSError: when the exporter cannot be reached
+        :raises FrameError: when it does not speak this protocol
+        """
+        end = self._endpoint
+        channel = tls.open_channel(
+            self._identity, end.certificate_der, end.host, end.port, self._silence_limit_s
+        )
+        try:
+            channel.sendall(bulk.encode_request(bulk.Hello(end.freeze_id)))
+            welcome = bulk.read_reply(channel)
+            if not isinstance(welcome, bulk.Hello) or welcome.freeze_id != end.freeze_id:
+                raise FrameError("the exporter did not answer with this freeze's WELCOME")
+        except BaseException:
+            channel.close()
+            raise
+        with self._lock:
+            self._open.add(channel)
+        return channel
+
+    def read(self, channel: ssl.SSLSocket) -> bulk.Reply:
+        """Read a reply; whatever comes shows that the network is there."""
+        reply = bulk.read_reply(channel)
+        with self._lock:
+            self._trouble_since = None
+        return reply
+
+    def closed(self, channel: ssl.SSLSocket) -> None:
+        """A line has come to its end."""
+        with self._lock:
+            self._open.discard(channel)
+        channel.close()
+
+    def troubled(self, since: float, error: Exception) -> None:
+        """A line broke that had asked for something since then.
+
+        :raises NetworkAway: when that is longer ago than the limit
+        """
+        with self._lock:
+            if self._trouble_since is None:
+                self._trouble_since = since
+                LOG.warning("the exporter is away: %s", error)
+            self._trouble = str(error)
+            away_s = time.monotonic() - self._trouble_since
+        if away_s > self.settings.network_limit_s:
+            limit = self.settings.network_limit_s
+            raise NetworkAway(f"the exporter was away for more than {limit:.0f} s: {error}")
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the network now; empty when nothing is."""
+        with self._lock:
+            return self._trouble if self._trouble_since is not None else ""
+
+    def stop(self) -> None:
+        """Open nothing more."""
+        self.stopped.set()
+
+
+class Line:
+    """One line, for as long as there is something to fetch."""
+
+    def __init__(self, lines: Lines, regions: VerifiedRegions, faults_only: bool) -> None:
+        self._lines = lines
+        self._regions = regions
+        self._faults_only = faults_only
+        self._under_way: deque[bulk.SegmentRequest] = deque()
+        self._asked_at = 0.0
+
+    def run(self) -> None:
+        """Fetch until everything is verified, something failed, or the store stops."""
+        pause_s = self._lines.settings.first_pause_s
+        try:
+            while not self._over():
+                self._asked_at = time.monotonic()
+                try:
+                    self._fetch()
+                    pause_s = self._lines.settings.first_pause_s
+                except NotFrozen:
+                    self._lines.stopped.wait(pause_s)
+                except (tls.TransportError, OSError) as error:
+                    self._lines.troubled(self._asked_at, error)
+                    self._lines.stopped.wait(pause_s)
+                    pause_s = min(pause_s * 2, self._lines.settings.longest_pause_s)
+                finally:
+                    self._put_back()
+        except StoreFailed as failure:
+            self._regions.fail(failure)
+        except (CoreError, FrameError, PeerError) as error:
+            LOG.error("the transfer ends: %s", error)
+            self._regions.fail(error)
+
+    def _over(self) -> bool:
+        done = self._regions.summary is not None or self._regions.failure is not None
+        return done or self._lines.stopped.is_set()
+
+    def _put_back(self) -> None:
+        while self._under_way:
+            self._regions.put_back(self._under_way.pop())
+
+    def _fetch(self) -> None:
+        channel = self._lines.open()
+        try:
+            while not self._over():
+                self._ask(channel)
+                if self._under_way:
+                    self._take(channel)
+        finally:
+            self._lines.closed(channel)
+
+    def _ask(self, channel: ssl.SSLSocket) -> None:
+        while len(self._under_way) < self._lines.settings.window:
+            wait_s = 0 if self._under_way else 0.5
+            request = self._regions.next_request(self._faults_only, wait_s)
+            if request is None:
+                return
+            self._send(channel, request)
+
+    def _send(self, channel: ssl.SSLSocket, request: bulk.SegmentRequest) -> None:
+        if not self._under_way:
+            self._asked_at = time.monotonic()
+        self._under_way.append(request)
+        channel.sendall(bulk.encode_request(request))
+
+    def _take(self, channel: ssl.SSLSocket) -> None:
+        reply = self._lines.read(channel)
+        self._asked_at = time.monotonic()
+        match reply:
+            case bulk.Wait():
+                return
+            case bulk.ErrorReply(code, text):
+                _raise(code, text)
+            case bulk.SegmentReply():
+                self._lines.received.add(len(reply.data))
+                still_missing = self._accept(reply)
+                request = self._under_way.popleft()
+                if still_missing:
+                    self._send(channel, dataclasses.replace(request, wanted_bits=still_missing))
+            case _:
+                raise FrameError("a reply that answers no request")
+
+    def _accept(self, reply: bulk.SegmentReply) -> int:
+        try:
+            return self._regions.accept(self._under_way[0], reply)
+        except OSError as error:
+            # Not the network's: the store's own disk.
+            raise StoreFailed(
+                f"verified pages cannot be kept: {error}", code="trusted-clone.store.disk"
+            ) from error
+
+
+def _raise(code: str, text: str) -> NoReturn:
+    if code == NotFrozen.code:
+        raise NotFrozen(text)
+    raise PeerError(f"the exporter: {text}", code=code)
+
+
+class EarlyLine:
+    """Copies disks before the freeze, again and again, until it is told to end."""
+
+    def __init__(self, lines: Lines, staging: Staging, regions: RegionTable) -> None:
+        self._lines = lines
+        self._staging = staging
+        self._regions = regions
+        self.ended = threading.Event()
+        self.passes = 0
+
+    def run(self) -> None:
+        """Copy until the end. Trouble here costs nothing but the head start."""
+        self._staging.prepare(self._regions)
+        while not self.ended.wait(0.2):
+            try:
+                with contextlib.closing(self._lines.open()) as channel:
+                    while not self.ended.is_set():
+                        self._copy_all(channel)
+                        self.passes += 1
+                        # One pass a second follows the source closely enough; the rest is fetched anyway.
+                        self.ended.wait(1.0)
+            except (OSError, tls.TransportError, FrameError, PeerError) as error:
+                LOG.info("copying disks before the freeze: %s", error)
+
+    def _copy_all(self, channel: ssl.SSLSocket) -> None:
+        for region in self._regions.values():
+            for index in range(region.segments):
+                if self.ended.is_set():
+                    return
+                self._copy(
+                    channel, bulk.EarlyRequest(region.id, index, self._staging.known(region, index))
+                )
+
+    def _copy(self, channel: ssl.SSLSocket, request: bulk.EarlyRequest) -> None:
+        channel.sendall(bulk.encode_request(request))
+        while isinstance(reply := bulk.read_reply(channel), bulk.Wait):
+            continue
+        if isinstance(reply, bulk.ErrorReply):
+            raise PeerError(reply.text, code=reply.code)
+        if not isinstance(reply, bulk.EarlyReply):
+            raise FrameError("the exporter did not answer EARLY with EARLY_REPLY")
+        if len(reply.data):
+            self._lines.received.add(len(reply.data))
+            self._staging.keep(self._regions[request.region], request.index, reply.data)
