@@ -8,8 +8,12 @@ import pathlib
 import shutil
 from typing import Any
 
+import cbor2
+
+from nova_trusted_clone.core.errors import MalformedInput
 from nova_trusted_clone.datapath import processes
 from nova_trusted_clone.datapath.control import ControlClient
+from nova_trusted_clone.ports import VtpmBlobs
 
 CONTROL_SOCKET = "control.sock"
 START_LIMIT_S = 30.0
@@ -62,6 +66,25 @@ def encode(value: bytes) -> str:
 def decode(value: str) -> bytes:
     """The reverse of ``encode``."""
     return base64.b64decode(value, validate=True)
+
+
+def pack_vtpm(blobs: VtpmBlobs) -> bytes:
+    """A vTPM's state as it stands in a private file, or in the region of a derived vTPM."""
+    return cbor2.dumps([blobs.permanent, blobs.volatile, blobs.savestate])
+
+
+def unpack_vtpm(raw: bytes) -> VtpmBlobs:
+    """The reverse of ``pack_vtpm``.
+
+    :raises MalformedInput: when it is no vTPM's state; the words of the parser are left out, as it is secret
+    """
+    try:
+        parts = cbor2.loads(raw, max_depth=1, allow_indefinite=False)
+    except cbor2.CBORDecodeError:
+        parts = None
+    if not isinstance(parts, list) or [type(part) for part in parts] != [bytes] * 3:
+        raise MalformedInput("vtpm: expected the three parts of a vTPM's state")
+    return VtpmBlobs(*parts)
 
 
 class Guard:

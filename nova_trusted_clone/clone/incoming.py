@@ -11,10 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cbor2
-
 from nova_trusted_clone.clone import records
-from nova_trusted_clone.clone.helpers import decode
+from nova_trusted_clone.clone.helpers import decode, pack_vtpm, unpack_vtpm
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.session import Session, Signer
 from nova_trusted_clone.clone.stores import Store, StoreFailed
@@ -220,7 +218,10 @@ class Incoming:
     def _derive_vtpm(self, source: VtpmBlobs) -> None:
         self._vtpm = self._host.vtpms.derive(self.identity.uuid, source)
         try:
-            self._feed(events.VtpmInstalled(vtpm=self._vtpm_identity("derive")))
+            with self._lock:
+                self._require_done(
+                    self._feed(events.VtpmInstalled(vtpm=self._vtpm_identity("derive")))
+                )
             self._keep(self._vtpm.hand_over())
         finally:
             self._vtpm.discard()
@@ -242,11 +243,11 @@ class Incoming:
     def _keep(self, blobs: VtpmBlobs) -> None:
         path = self._directory / "vtpm"
         path.touch(mode=0o600)
-        path.write_bytes(cbor2.dumps([blobs.permanent, blobs.volatile, blobs.savestate]))
+        path.write_bytes(pack_vtpm(blobs))
 
     def _kept_vtpm(self) -> VtpmBlobs | None:
         path = self._directory / "vtpm"
-        return VtpmBlobs(*cbor2.loads(path.read_bytes())) if path.exists() else None
+        return unpack_vtpm(path.read_bytes()) if path.exists() else None
 
     # -- fetching and running -----------------------------------------------------------------------------------------
 
@@ -266,6 +267,7 @@ class Incoming:
             freeze_id=action.freeze_id,
             page_key=action.page_key,
             regions=self._regions,
+            mode=self.order.memory_mode,
             limit_s=self._host.limits.network_limit_s,
         )
         self.enter(Phase.FETCHING)
@@ -277,6 +279,8 @@ class Incoming:
     def _run(self) -> None:
         """From the first verified page to the settled clone."""
         try:
+            if self.phase is Phase.FETCHING and self.order.vtpm_mode == "derive":
+                self._derive_vtpm(unpack_vtpm(self._region_path("vtpm").read_bytes()))
             if self.phase is Phase.FETCHING and self.order.memory_mode == "lazy":
                 self._restore()
                 self.enter(Phase.PROVISIONAL)
@@ -298,10 +302,6 @@ class Incoming:
             kind: [r for r in self._regions if r["kind"] == kind] for kind in ("ram", "disk")
         }
         mount = self.store.mount_path
-        derived = [r for r in self._regions if r["kind"] == "vtpm"]
-        if derived:
-            raw = self.store.read_region(derived[0]["id"]).read_bytes()
-            self._derive_vtpm(VtpmBlobs(*cbor2.loads(raw)))
         plan = RestorePlan(
             identity=self.identity,
             directory=self._directory,
@@ -342,7 +342,13 @@ class Incoming:
 
     def _feed_transfer_done(self, root: bytes, counts: Counts) -> None:
         with self._lock:
-            self._feed(events.TransferDone(manifest_root=root, counts=counts))
+            self._require_done(self._feed(events.TransferDone(manifest_root=root, counts=counts)))
+
+    @staticmethod
+    def _require_done(left: Sequence[Any]) -> None:
+        """Nothing may be left to do but to hear why not."""
+        for action in left:
+            raise Rejected(f"refused: {getattr(action, 'verdict', action)}")
 
     def _await_final(self) -> None:
         while not self._final.is_set():

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import preflight, records
-from nova_trusted_clone.clone.helpers import Guard, Helper, decode, encode, remove
+from nova_trusted_clone.clone.helpers import Guard, Helper, decode, encode, pack_vtpm, remove
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.outgoing import CloneFailed, Destination, Outgoing, Phase, Serving
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol.events import FreezeDone, VtpmIdentity
 from nova_trusted_clone.core.protocol.messages import Counts
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
-from nova_trusted_clone.ports import Frozen, ServerShape, VtpmInstance
+from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape, VtpmInstance
 
 LOG = logging.getLogger(__name__)
 EXPORTER = "nova_trusted_clone.cmd.exporter"
@@ -115,6 +115,7 @@ class FreezeJob:
         place = self._host.place
         self._exporter.call(
             "listen",
+            freeze_id=self.group,
             address=place.listen_address,
             port_min=place.bulk_port_min,
             port_max=place.bulk_port_max,
@@ -141,7 +142,6 @@ class FreezeJob:
         self.pause_s = frozen.pause_s
         reply = self._exporter.call(
             "frozen",
-            freeze_id=self.group,
             regions=[
                 {
                     "kind": r.kind,
@@ -149,7 +149,7 @@ class FreezeJob:
                     "size_bytes": r.size_bytes,
                     "source": dict(r.source),
                 }
-                for r in frozen.regions
+                for r in (*frozen.regions, *self._vtpm_region(frozen))
             ],
         )
         event, vtpm = self._freeze_event(reply, frozen)
@@ -179,6 +179,17 @@ class FreezeJob:
             )
         finally:
             guard.dismiss()
+
+    def _vtpm_region(self, frozen: Frozen) -> list[RegionSource]:
+        """The vTPM's state leaves the host only when the order says that the clone's is derived from it."""
+        if frozen.vtpm is None or self.clones[0].order.vtpm_mode != "derive":
+            return []
+        path = self._freeze_directory / "vtpm"
+        path.touch(mode=0o600)
+        path.write_bytes(pack_vtpm(frozen.vtpm))
+        return [
+            RegionSource("vtpm", "vtpm", path.stat().st_size, {"type": "file", "path": str(path)})
+        ]
 
     def _freeze_event(
         self, reply: dict[str, Any], frozen: Frozen
@@ -219,7 +230,7 @@ class FreezeJob:
                 continue
             root, counts = decode(status["root"]), Counts(**status["counts"])
             fetched = [clone for clone in self._running() if clone.fetched]
-            self._each(lambda clone, r=root, c=counts: clone.finish(r, c), fetched)  # type: ignore[misc]
+            self._each(lambda clone, r=root, c=counts: clone.finish(r, c), fetched)
 
     def _exporter_status(self) -> dict[str, Any]:
         if not self._exporter.alive:
@@ -334,12 +345,14 @@ class Source:
         for raw, destination in signed_orders:
             signed = SignedOrder.decode(raw)
             orders.append((signed, signed.order(), destination))
-        groups = {(order.freeze_group, order.source_server) for _, order, _ in orders}
+        groups = {
+            (o.freeze_group, o.source_server, o.vtpm_mode, o.memory_mode) for _, o, _ in orders
+        }
         if len(groups) != 1:
             raise FreezeFailed(
-                f"orders of {len(groups)} freezes at once: one server and one freeze group expected"
+                f"orders of {len(groups)} freezes at once: one server, freeze group, vTPM and memory mode expected"
             )
-        group, server = groups.pop()
+        group, server, *_ = groups.pop()
         job = FreezeJob(self._host, group.hex(), _uuid_text(server))
         with self._lock:
             if job.directory.exists():

@@ -55,6 +55,7 @@ class Store:
         freeze_id: bytes,
         page_key: bytes,
         regions: list[dict[str, Any]],
+        mode: str,
         limit_s: float,
     ) -> None:
         """Begin to fetch; a sibling's repetition must name the very same freeze."""
@@ -70,6 +71,7 @@ class Store:
             page_key=encode(page_key),
             freeze_id=freeze_id.hex(),
             regions=regions,
+            mode=mode,
             network_limit_s=limit_s,
         )
         self.mount_path.mkdir(exist_ok=True)

@@ -1,0 +1,101 @@
+"""From options to a host: which adapters a service uses, said in one place.
+
+Every error here is the operator's to mend, so it names the option and the file.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from nova_trusted_clone.clone import identity
+from nova_trusted_clone.clone.host import Host, Limits, Place
+from nova_trusted_clone.core.attest.certchain import TrustAnchors
+from nova_trusted_clone.core.attest.policy import Policy
+from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.core.protocol.session import LocalHost
+from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
+from nova_trusted_clone.hypervisor.qemu.source import QemuSource
+from nova_trusted_clone.tpm.esys import EsysTpm
+from nova_trusted_clone.vtpm.issuer import EkIssuer
+from nova_trusted_clone.vtpm.swtpm import SwtpmFactory
+
+MAX_FILE_BYTES = 4 << 20
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """An option, or the file that it names, is missing or malformed."""
+
+
+def read_file(option: str, path: str, parse: Callable[[bytes], T]) -> T:
+    """Read and parse the file that an option names.
+
+    :raises ConfigError: naming option and file
+    """
+    try:
+        with pathlib.Path(path).open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise ConfigError(f"{option}: {path}: larger than {MAX_FILE_BYTES} bytes")
+        return parse(raw)
+    except (OSError, CoreError) as error:
+        raise ConfigError(f"{option}: {path}: {error}") from error
+
+
+def _local(options: Any, enrolled: identity.HostIdentity) -> LocalHost:
+    if options.host_id and options.host_id != enrolled.host_id:
+        raise ConfigError(
+            f"host_id: {options.host_id!r}, but this host was enrolled as {enrolled.host_id!r} "
+            f"(identity_path {options.identity_path})"
+        )
+    return read_file(
+        "event_log",
+        options.event_log,
+        lambda raw: LocalHost(enrolled.host_id, enrolled.ak_public, enrolled.ak_chain, raw),
+    )
+
+
+def limits(options: Any) -> Limits:
+    """The options' limits."""
+    return Limits(
+        message_timeout_s=options.message_timeout_s,
+        network_limit_s=options.network_limit_s,
+        completion_limit_s=options.completion_limit_s,
+        early_disk_limit_s=options.early_disk_limit_s,
+        max_clones=options.max_clones,
+    )
+
+
+def host(options: Any) -> Host:
+    """Make the host of group ``[trusted_clone]``; its directories are there afterwards.
+
+    :raises ConfigError: when something in the options does not hold
+    """
+    try:
+        enrolled = identity.load(pathlib.Path(options.identity_path))
+    except identity.IdentityError as error:
+        raise ConfigError(f"identity_path: {error}") from error
+    place = Place(
+        state_path=pathlib.Path(options.state_path),
+        libvirt_uri=options.libvirt_uri,
+        listen_address=options.listen_address,
+        bulk_port_min=options.bulk_port_min,
+        bulk_port_max=options.bulk_port_max,
+    )
+    place.make()
+    issuer = EkIssuer.from_files(enrolled.vtpm_ca_key, enrolled.vtpm_ca_certificate)
+    made = Host(
+        local=_local(options, enrolled),
+        place=place,
+        limits=limits(options),
+        open_tpm=lambda: EsysTpm(options.tpm),
+        anchors=lambda: read_file("anchors_file", options.anchors_file, TrustAnchors.from_pem),
+        policy=lambda: read_file("policy_file", options.policy_file, Policy.parse),
+        vtpms=SwtpmFactory(issuer, place.state_path / "vtpm", options.vtpm_pool_size),
+        source=QemuSource(options.libvirt_uri),
+        destination=QemuDestination(options.libvirt_uri, pathlib.Path(options.memory_backing_dir)),
+    )
+    made.anchors(), made.policy()  # malformed files are told at the start, not with the first clone
+    return made
