@@ -19,6 +19,7 @@ from labkit import guests, libvirtd
 from labkit.guests import Guest, Wish
 from labkit.host import Host
 from labkit.lab import Lab
+from labkit.operator import Operator
 from labkit.paths import CHECKOUT, LabPaths
 
 StartGuest = Callable[..., Guest]
@@ -45,6 +46,19 @@ def lab() -> Iterator[Lab]:
         yield made
     finally:
         made.down(print)
+
+
+@pytest.fixture(scope="session")
+def operator(lab: Lab) -> Operator:
+    """The lab's operator, with both hosts enrolled and in the policy. Agents are started by who wants them.
+
+    A guest that is to be cloned with its vTPM must be started after this: its EK certificate is then by the host's vTPM CA.
+    """
+    made = Operator(lab)
+    for host in lab.hosts:
+        made.enrol(host)
+        made.learn(host)
+    return made
 
 
 @pytest.fixture

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import shutil
 import signal
+import time
 import xml.etree.ElementTree as ET
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from labkit.guests import Guest
 from labkit.host import Host
 from labkit.lab import Lab
+from labkit.operator import Operator
+from labkit.paths import LabPaths
+from labkit.process import run
 from labkit.sandbox import inhabitants
+
+from nova_trusted_clone.clone import identity
+from nova_trusted_clone.core.attest import policy
+from nova_trusted_clone.core.attest.certchain import verify_chain
+from nova_trusted_clone.core.attest.quote import HOST_PCRS
+from nova_trusted_clone.core.attest.roles import Role
+from nova_trusted_clone.tpm.esys import EsysTpm
 
 pytestmark = pytest.mark.integration
 
@@ -53,16 +68,59 @@ def test_hosts_reach_each_other_and_nothing_else(lab: Lab) -> None:
         assert "default" not in host.run(["ip", "route"])
 
 
+def test_the_vtpms_of_an_enrolled_host_are_certified_by_its_vtpm_ca(
+    lab: Lab, operator: Operator
+) -> None:
+    """As libvirt has them made inside the host: the EK certificate chains to the operator's vTPM root through this host."""
+    place = lab.source.run_dir / "probe-vtpm"
+    place.mkdir()
+    command = [
+        "swtpm_setup",
+        "--tpm2",
+        "--tpmstate",
+        str(place),
+        "--create-ek-cert",
+        "--vmid",
+        "probe",
+    ]
+    lab.source.run([*command, "--write-ek-cert-files", str(place), "--overwrite"])
+    written = sorted(place.glob("ek-*.crt"))
+    assert written
+    chain = identity.load(lab.source.identity).vtpm_ca_certificate.read_bytes()
+    issuer = x509.load_pem_x509_certificate(chain).public_bytes(serialization.Encoding.DER)
+    for path in written:
+        if "rsa" not in path.name:
+            continue
+        verdict = verify_chain(
+            path.read_bytes(), (issuer,), operator.authority.anchors(), Role.VTPM, int(time.time())
+        )
+        assert verdict.ok, str(verdict)
+    shutil.rmtree(place)
+
+
+def test_a_reboot_with_another_firmware_shows_in_pcr_0_alone(lab: Lab, operator: Operator) -> None:
+    """What a tampered host looks like: its log and its TPM agree, its policy does not know it."""
+    trusted = policy.Policy.parse(operator.policy.read_bytes())
+    lab.destination.reboot(firmware="implant")
+    with contextlib.closing(EsysTpm(lab.destination.tpm)) as tpm:
+        found = trusted.check_host(lab.destination.name, tpm.read_pcrs(HOST_PCRS))
+    assert not found.ok
+    assert len(found.failures) == 1
+    lab.destination.reboot()
+    with contextlib.closing(EsysTpm(lab.destination.tpm)) as tpm:
+        assert trusted.check_host(lab.destination.name, tpm.read_pcrs(HOST_PCRS)).ok
+
+
 def test_a_mount_made_outside_below_shared_is_seen_inside(lab: Lab) -> None:
     """A store's FUSE mount must reach the host's QEMU."""
     place = lab.source.shared / "probe"
     place.mkdir()
-    os.system(f"mount -t tmpfs probe {place}")
+    run(["mount", "-t", "tmpfs", "probe", place])
     try:
         (place / "file").write_text("here")
         assert lab.source.run(["cat", str(place / "file")]) == "here"
     finally:
-        os.system(f"umount {place}")
+        run(["umount", place])
 
 
 def _kill(host: Host, name: str) -> None:
@@ -73,8 +131,6 @@ def _kill(host: Host, name: str) -> None:
 
 def test_down_works_after_everything_was_killed(lab: Lab, tmp_path: pathlib.Path) -> None:
     """Another lab whose holder and libvirtd are killed goes down without a rest."""
-    from labkit.paths import LabPaths
-
     other = Lab.at(LabPaths(tmp_path / "other", lab.paths.cache))
     other.up(print)
     for name in ("sleep", "libvirtd"):

@@ -51,6 +51,12 @@ def run(part: str | None, further: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def bench(further: Sequence[str]) -> int:
+    """Run the bench with ``further`` arguments; its exit status."""
+    words = [PYTHON, "-m", "bench", *further]
+    return subprocess.run(words, cwd=CHECKOUT, env=environment(), check=False).returncode
+
+
 def environment() -> dict[str, str]:
     """The caller's, with labkit and the project to be imported from the checkout."""
     return {

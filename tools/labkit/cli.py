@@ -18,7 +18,7 @@ from labkit.paths import LabPaths
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 when tests failed, or 2 when the lab could not do it."""
     asked, rest = _parser().parse_known_args(arguments)
-    if rest and asked.command != "test":
+    if rest and asked.command not in ("test", "bench"):
         _parser().error(f"unknown arguments: {' '.join(rest)}")
     libvirtd.quieten()
     lab = Lab.at(LabPaths.from_environment())
@@ -35,19 +35,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="start two hosts and a guest that checks itself")
+    _add_demo(
+        commands.add_parser(
+            "demo", help="clone a running guest from one host to the other, and show it"
+        )
+    )
     commands.add_parser("down", help="end and remove all of it")
     commands.add_parser("status", help="what is up")
     shell = commands.add_parser("shell", help="a shell inside a host")
     shell.add_argument("host", metavar="HOST", help="host-a or host-b")
+    commands.add_parser("bench", help="measure; further arguments go to the bench")
     test = commands.add_parser("test", help="run the tests; further arguments go to pytest")
     test.add_argument("part", nargs="?", choices=sorted(checks.PARTS), help="only this part")
     return parser
+
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument(
+        "--count",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="clones from one freeze (default: 1)",
+    )
+    demo.add_argument(
+        "--memory", type=_positive, default=256, metavar="MiB", help="of the guest (default: 256)"
+    )
+    demo.add_argument(
+        "--mode", choices=("lazy", "eager"), default="lazy", help="when a clone begins to run"
+    )
+    demo.add_argument(
+        "--vtpm", choices=("new", "derive", "none"), default="new", help="the clone's vTPM"
+    )
+    demo.add_argument("--keep", action="store_true", help="leave everything up afterwards")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 expected")
+    return number
 
 
 def _run(asked: argparse.Namespace, rest: list[str], lab: Lab) -> int:
     match asked.command:
         case "up":
             _up(lab)
+        case "demo":
+            return _demo(lab, asked)
+        case "bench":
+            return checks.bench(rest)
         case "down":
             lab.down(say)
             say("everything is down")
@@ -74,6 +111,16 @@ def _up(lab: Lab) -> None:
     found = guest.console.check_itself()
     say(f"web-1 checks itself: {found.pages} pages, {found.blocks} disk blocks, {found.bad} bad")
     say(f"virsh -c '{lab.source.uri}' list")
+
+
+def _demo(lab: Lab, asked: argparse.Namespace) -> int:
+    # Only here: the other commands work whatever state the product's own code is in.
+    from rich.console import Console
+
+    from labkit import demo
+
+    options = demo.DemoOptions(asked.count, asked.memory, asked.mode, asked.vtpm, asked.keep)
+    return 0 if demo.run(lab, options, say, Console()) else 1
 
 
 def _status(lab: Lab) -> None:

@@ -26,9 +26,10 @@ def make_vendor(directory: pathlib.Path) -> pathlib.Path:
     return authority.write(directory, platform="lab-tpm-vendor")
 
 
-def vendor_root(directory: pathlib.Path) -> pathlib.Path:
-    """The vendor's root certificate, PEM: the anchor for the hosts' endorsement keys."""
-    return directory / "swtpm-localca-rootca-cert.pem"
+def vendor_certificates(directory: pathlib.Path) -> bytes:
+    """The vendor's root and the CA below it that certifies endorsement keys, PEM: a TPM carries its own certificate alone."""
+    names = ("issuercert.pem", "swtpm-localca-rootca-cert.pem")
+    return b"".join((directory / name).read_bytes() for name in names)
 
 
 def manufacture(state: pathlib.Path, vendor_config: pathlib.Path, name: str) -> None:

@@ -115,7 +115,7 @@ class Host:
         if running is not None:
             running.end()
         hardware_tpm.power_on(self.sandbox, self.base / "tpm", self.tpm_socket)
-        boot.measure(self.tpm, self.event_log, boot.events(self.name, firmware))
+        boot.measure(self.tpm, self.event_log, self.name, firmware)
 
     def _own_vtpm_authority(self) -> None:
         """Until the host is enrolled its guests' vTPMs are certified by a CA that swtpm makes for itself."""
