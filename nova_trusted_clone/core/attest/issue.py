@@ -67,7 +67,7 @@ def issue_vtpm_ca(
     """Return a host's authority for its vTPMs, DER; it carries the host's id, so that an EK chains
     to that host."""
     issuer = certificate.read(root_cert, "vTPM root").parsed.subject
-    name = _name(f"vTPM authority of {host_id}")
+    name = _name(roles.require_host_id(host_id), "vTPM authority")
     builder = _builder(name, issuer, public_key, serial, not_before, not_after)
     builder = builder.add_extension(_host_name(host_id), critical=False)
     return _sign(_as_authority(builder, Role.VTPM, 0), root_key)
@@ -89,7 +89,8 @@ def issue_ak_certificate(
     """
     key = tpm_structs.parse_attestation_key(ak_public_tpmt)
     issuer = certificate.read(ca_cert, "attestation authority").parsed.subject
-    builder = _builder(_name(host_id), issuer, key.public_key, serial, not_before, not_after)
+    name = _name(roles.require_host_id(host_id))
+    builder = _builder(name, issuer, key.public_key, serial, not_before, not_after)
     name_extension = x509.UnrecognizedExtension(roles.AK_NAME, b"\x04\x22" + key.name)
     builder = builder.add_extension(_host_name(host_id), critical=False)
     builder = builder.add_extension(name_extension, critical=False)
@@ -128,9 +129,13 @@ def issue_control_certificate(
     return _sign(_as_leaf(builder, Role.CONTROL, public_key), ca_key)
 
 
-def _name(common_name: str) -> x509.Name:
+def _name(common_name: str, organization: str = "") -> x509.Name:
+    """Return a name; a common name has at most 64 characters (RFC 5280, appendix A)."""
     try:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        parts = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+        if organization:
+            parts.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+        return x509.Name(parts)
     except ValueError as error:
         raise MalformedInput(f"certificate name {common_name[:80]!r}: {error}") from error
 
