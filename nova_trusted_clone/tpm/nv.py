@@ -24,6 +24,10 @@ from nova_trusted_clone.tpm import base
 MAX_CERTIFICATE = 4096
 """Bytes; certificates of hardware TPMs have 1 to 2 KiB."""
 
+_IDENTITY_FIRST, _IDENTITY_LAST = 0x01C00000, 0x01C0FFFF
+"""EK certificates, templates, nonces and the platform's certificate (TCG Registry of Reserved TPM 2.0
+Handles, 2.2.2)."""
+
 _MAX_BUFFER = 512
 """Bytes an NV command may carry on any TPM that states no limit of its own."""
 
@@ -91,6 +95,20 @@ def write_certificate(esys: Any, index: int, certificate: bytes) -> None:
         esys.nv_write_lock(handle, auth_handle=ESYS_TR.PLATFORM)
     finally:
         esys.tr_close(handle)
+
+
+def remove_identity(esys: Any) -> None:
+    """Remove every index of the TCG's range for EK and platform certificates.
+
+    Needs platform authorization.
+    """
+    more = True
+    while more:
+        more, data = esys.get_capability(TPM2_CAP.HANDLES, _IDENTITY_FIRST, 32)
+        found = [int(handle) for handle in data.data.handles]
+        for index in (index for index in found if index <= _IDENTITY_LAST):
+            esys.nv_undefine_space(esys.tr_from_tpmpublic(index), auth_handle=ESYS_TR.PLATFORM)
+        more = bool(more) and bool(found) and found[-1] <= _IDENTITY_LAST
 
 
 def handle_exists(esys: Any, handle: int) -> bool:

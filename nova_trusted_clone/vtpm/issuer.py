@@ -97,8 +97,6 @@ def rsa_key_of(ek_public: bytes) -> rsa.RSAPublicKey:
     """
     head = templates.EK_RSA_TEMPLATE[:-256]
     if len(ek_public) != len(templates.EK_RSA_TEMPLATE) or not ek_public.startswith(head):
-        raise VtpmError(
-            "EK: expected an RSA-2048 key of the TCG's default template, found another"
-        )
+        raise VtpmError("EK: expected an RSA-2048 key of the TCG's default template, found another")
     exponent = struct.unpack_from(">I", head, len(head) - 6)[0] or 65537
     return rsa.RSAPublicNumbers(exponent, int.from_bytes(ek_public[-256:], "big")).public_key()

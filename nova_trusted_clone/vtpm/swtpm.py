@@ -8,7 +8,6 @@ endorsement hierarchy. ``shadow`` exists to quote, for moments.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pathlib
 import threading
@@ -19,15 +18,14 @@ from tpm2_pytss import ESYS_TR, TPM2_SU
 
 from nova_trusted_clone import ports
 from nova_trusted_clone.tpm import nv, templates
+from nova_trusted_clone.tpm.base import TpmError
 from nova_trusted_clone.tpm.esys import EsysTpm, primary
 from nova_trusted_clone.vtpm import blobs as state_blobs
-from nova_trusted_clone.vtpm.base import VtpmGoneError, VtpmReadOnlyError
+from nova_trusted_clone.vtpm.base import VtpmGoneError, VtpmReadOnlyError, VtpmStateError
 from nova_trusted_clone.vtpm.control import Blob
 from nova_trusted_clone.vtpm.issuer import EkIssuer
 from nova_trusted_clone.vtpm.pool import WarmPool
 from nova_trusted_clone.vtpm.process import SwtpmProcess, owned_directory, wipe
-
-LOG = logging.getLogger(__name__)
 
 _ENTROPY_SIZE = 48
 """Bytes stirred into a copied RNG state: a seed of libtpms' AES-256 CTR DRBG."""
@@ -164,6 +162,7 @@ class SwtpmFactory:
                 tpm.stir_random(os.urandom(_ENTROPY_SIZE))  # before the new seed is drawn
                 esys.tr_set_auth(ESYS_TR.PLATFORM, platform_auth)
                 esys.change_eps()
+                nv.remove_identity(esys)  # certificates of keys that are no more
                 chain = self._certify(esys, name)
                 _close_platform_hierarchy(esys)
             return self._adopt(process, tpm, chain)
@@ -177,6 +176,7 @@ class SwtpmFactory:
             with tpm.batch() as esys:
                 tpm.stir_random(os.urandom(_ENTROPY_SIZE))  # else its randomness is the source's
                 certificate = nv.read_certificate(esys, templates.EK_CERTIFICATE_RSA)
+            _require_ak(tpm)
             chain = () if certificate is None else (certificate, *self._issuer.intermediates)
             return self._adopt(process, ShadowTpm(tpm), chain)
 
@@ -259,6 +259,17 @@ def _ek_public(esys: Any) -> bytes:
         return bytes(public.publicArea.marshal())
     with primary(esys, templates.EK_RSA_TEMPLATE) as (_handle, public_area):
         return public_area
+
+
+def _require_ak(tpm: EsysTpm) -> None:
+    """Raise ``VtpmStateError`` where the guest keeps its endorsement hierarchy to itself."""
+    try:
+        tpm.ak_public()
+    except TpmError as error:
+        raise VtpmStateError(
+            "the guest closed its vTPM's endorsement hierarchy (an authorization is set on it, or "
+            f"it is disabled), so that its vTPM cannot vouch for the clone: {error}"
+        ) from error
 
 
 def _close_platform_hierarchy(esys: Any) -> None:

@@ -22,9 +22,12 @@ from nova_trusted_clone.core.attest import certchain, quote, tpm_structs
 from nova_trusted_clone.core.attest.roles import Role
 from nova_trusted_clone.tpm import templates
 from nova_trusted_clone.tpm.base import TpmError
+from nova_trusted_clone.tpm.esys import EsysTpm
 from nova_trusted_clone.vtpm.base import VtpmGoneError, VtpmReadOnlyError, VtpmStateError
-from nova_trusted_clone.vtpm.process import start_time
+from nova_trusted_clone.vtpm.control import Blob, ControlChannel
+from nova_trusted_clone.vtpm.process import start_time, wipe
 from nova_trusted_clone.vtpm.swtpm import SwtpmFactory
+from tests.integration.software_hardware import PoweredTpm, make_maker, manufacture
 from tests.unit.vtpm.pki import host_ca
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -185,6 +188,80 @@ class TestDerive:
         with clone.tpm.batch() as esys:
             _more, data = esys.get_capability(1, 0x80000000, 8)
             assert [int(handle) for handle in data.data.handles] == []
+
+
+class TestAGuestThatLibvirtMade:
+    """swtpm_setup writes more certificates than ours: EKs of two kinds, and the platform's."""
+
+    @pytest.fixture
+    def guest(self, root):
+        setup = make_maker(root / "maker")
+        manufacture(root / "guest", setup, more=["--create-platform-cert"])
+        powered = PoweredTpm(root / "guest")
+        yield EsysTpm(powered.transport), ControlChannel(str(root / "guest" / "ctrl"))
+        powered.off()
+        for name in ("guest", "maker"):
+            wipe(root / name)
+
+    @staticmethod
+    def frozen(control):
+        control.store_volatile()
+        return ports.VtpmBlobs(
+            permanent=control.get_state(Blob.PERMANENT),
+            volatile=control.get_state(Blob.VOLATILE),
+            savestate=control.get_state(Blob.SAVESTATE),
+        )
+
+    @staticmethod
+    def identity_indices(tpm):
+        with tpm.batch() as esys:
+            _more, data = esys.get_capability(1, 0x01C00000, 64)
+        return [int(handle) for handle in data.data.handles]
+
+    def test_a_derived_clone_keeps_no_certificate_of_it(self, factory, guest):
+        tpm, control = guest
+        assert len(self.identity_indices(tpm)) > 2
+        clone = factory.derive("clone", self.frozen(control))
+        assert self.identity_indices(clone.tpm) == [templates.EK_CERTIFICATE_RSA]
+
+    def test_it_is_derived_though_its_firmware_locked_the_platform(self, factory, guest):
+        tpm, control = guest
+        with tpm.batch() as esys:
+            esys.hierarchy_change_auth(ESYS_TR.PLATFORM, os.urandom(32))
+        ak = tpm.ak_public()
+        assert factory.derive("clone", self.frozen(control)).tpm.ak_public() != ak
+
+    def test_it_is_not_derived_when_its_firmware_disabled_the_platform(self, factory, guest):
+        tpm, control = guest
+        with tpm.batch() as esys:
+            esys.hierarchy_control(ESYS_TR.PLATFORM, ESYS_TR.PLATFORM, False)
+        with pytest.raises(
+            VtpmStateError, match="disabled the platform hierarchy|only cloned as new"
+        ):
+            factory.derive("clone", self.frozen(control))
+
+    def test_its_shadow_shows_its_own_certificate_and_state(self, factory, guest):
+        tpm, control = guest
+        tpm.extend(3, b"m" * 32)
+        shadow = factory.shadow(self.frozen(control))
+        assert shadow.ek_chain[0] == tpm.ek_certificate()
+        assert shadow.tpm.ak_public() == tpm.ak_public()
+        assert shadow.tpm.read_pcrs(range(8)) == tpm.read_pcrs(range(8))
+
+    def test_a_guest_that_keeps_its_endorsement_hierarchy_cannot_vouch(self, factory, guest):
+        tpm, control = guest
+        with tpm.batch() as esys:
+            esys.hierarchy_change_auth(ESYS_TR.ENDORSEMENT, b"mine")
+        blobs = self.frozen(control)
+        with pytest.raises(VtpmStateError, match="endorsement hierarchy"):
+            factory.shadow(blobs)
+        factory.derive("clone", blobs).discard()
+
+    def test_it_goes_on_undisturbed(self, factory, guest):
+        tpm, control = guest
+        before = tpm.ak_public()
+        factory.shadow(self.frozen(control)).discard()
+        assert tpm.ak_public() == before
 
 
 class TestShadow:
