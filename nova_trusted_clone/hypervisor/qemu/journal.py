@@ -1,0 +1,112 @@
+"""What a freeze is about to put onto a server, written down before it is done.
+
+``release`` needs nothing else: it works after the process that froze was killed at any point. One record is written before
+the first change and one after the guest runs again; nothing is written while the guest stands still.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId
+
+NAME = "freeze.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenDisk:
+    """The parts that hold a disk's frozen content.
+
+    :ivar node: QEMU's name of the disk's top node, which stays as it is
+    :ivar scratch: a file that gets the old content of blocks that the guest overwrites
+    """
+
+    target: str
+    node: str
+    size_bytes: int
+    scratch: str
+    fdset: int
+
+    @property
+    def scratch_node(self) -> str:
+        """The scratch file's node name."""
+        return f"ntc-scratch-{self.target}"
+
+    @property
+    def job(self) -> str:
+        """The id of the job that copies before writing."""
+        return f"ntc-fleece-{self.target}"
+
+    @property
+    def export(self) -> str:
+        """The id of the NBD export."""
+        return f"ntc-export-{self.target}"
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeRecord:
+    """A freeze of ``server_uuid``.
+
+    :ivar token: says in QEMU itself whose freeze it is
+    :ivar previous_bandwidth: the migration limit to set back, bytes per second
+    :ivar resumed: the guest was seen to run again; from then on a pause is somebody else's
+    """
+
+    server_uuid: str
+    token: str
+    process: ProcessId
+    previous_bandwidth: int
+    device_fdset: int
+    disks: tuple[FrozenDisk, ...]
+    files: tuple[str, ...]
+    resumed: bool = False
+
+
+def write(directory: pathlib.Path, record: FreezeRecord) -> None:
+    """Put the record on the disk, whole or not at all."""
+    path = directory / NAME
+    temporary = path.with_suffix(".new")
+    with temporary.open("w") as file:
+        json.dump(dataclasses.asdict(record), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(directory: pathlib.Path) -> FreezeRecord | None:
+    """The record in ``directory``; None when nothing was put onto any server from there.
+
+    :raises HypervisorError: it is there and not readable
+    """
+    path = directory / NAME
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+        return FreezeRecord(
+            server_uuid=str(raw["server_uuid"]),
+            token=str(raw["token"]),
+            process=ProcessId(int(raw["process"]["pid"]), int(raw["process"]["start_time"])),
+            previous_bandwidth=int(raw["previous_bandwidth"]),
+            device_fdset=int(raw["device_fdset"]),
+            disks=tuple(FrozenDisk(**disk) for disk in raw["disks"]),
+            files=tuple(str(name) for name in raw["files"]),
+            resumed=bool(raw["resumed"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise HypervisorError(f"{path}: not a freeze's record: {error!r}") from error
+
+
+def remove(directory: pathlib.Path) -> None:
+    """Forget it: nothing of the freeze is left."""
+    (directory / NAME).unlink(missing_ok=True)

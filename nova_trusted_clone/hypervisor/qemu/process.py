@@ -1,0 +1,101 @@
+"""A QEMU process seen from outside: who it is, and what is mapped where (proc(5))."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+
+from nova_trusted_clone.hypervisor.base import HypervisorError
+
+_RANGE = re.compile(
+    r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessId:
+    """A process for good: a pid alone may be another's tomorrow.
+
+    :ivar start_time: clock ticks after boot (proc(5), stat, field 22)
+    """
+
+    pid: int
+    start_time: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        """The process that has ``pid`` now.
+
+        :raises HypervisorError: there is none
+        """
+        try:
+            stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        except OSError as error:
+            raise HypervisorError(f"process {pid} is gone") from error
+        # The name stands in parentheses and may hold any character, spaces and parentheses too.
+        return cls(pid, int(stat.rpartition(")")[2].split()[19]))
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        try:
+            return ProcessId.of(self.pid) == self
+        except HypervisorError:
+            return False
+
+    def owner(self) -> tuple[int, int]:
+        """The user and group it runs as."""
+        found = pathlib.Path(f"/proc/{self.pid}").stat()
+        return found.st_uid, found.st_gid
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+    """A range of a process's address space.
+
+    :ivar flags: ``VmFlags`` of smaps: ``uw`` write-protected through userfaultfd, ``dc`` not copied on fork, and so on
+    """
+
+    start: int
+    size: int
+    permissions: str
+    device: str
+    inode: int
+    path: str
+    flags: frozenset[str]
+
+
+def mappings(pid: int) -> list[Mapping]:
+    """Every mapping of a process with its flags.
+
+    :raises HypervisorError: the process is gone, or may not be looked into
+    """
+    try:
+        text = pathlib.Path(f"/proc/{pid}/smaps").read_text(errors="replace")
+    except OSError as error:
+        raise HypervisorError(f"process {pid}: cannot read its mappings: {error}") from error
+    return parse_smaps(text)
+
+
+def parse_smaps(text: str) -> list[Mapping]:
+    """The mappings in the text of an smaps file."""
+    found: list[Mapping] = []
+    heading: re.Match[str] | None = None
+    for line in text.splitlines():
+        if line.startswith("VmFlags:") and heading:
+            start, end = int(heading[1], 16), int(heading[2], 16)
+            found.append(
+                Mapping(
+                    start=start,
+                    size=end - start,
+                    permissions=heading[3],
+                    device=heading[5],
+                    inode=int(heading[6]),
+                    path=heading[7],
+                    flags=frozenset(line.split()[1:]),
+                )
+            )
+            heading = None
+        elif match := _RANGE.fullmatch(line):
+            heading = match
+    return found

@@ -1,0 +1,415 @@
+"""Freezing a running server, and taking the freeze off it again.
+
+The order within the pause is what makes memory, device state and disks those of one instant: stop; hold the disks; save the
+device state; start the background snapshot, which write-protects the memory and lets the guest run on. All else is before
+or after. What QEMU needs (scratch images, the NBD server's socket, the drain's socket, the device state's file) it
+gets as open descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import libvirt
+
+from nova_trusted_clone.hypervisor.base import (
+    FreezeBusy,
+    FreezeFailed,
+    HypervisorError,
+    MonitorError,
+    Obstacles,
+    ReleaseFailed,
+)
+from nova_trusted_clone.hypervisor.qemu import (
+    connection,
+    definition,
+    devicestate,
+    diskfreeze,
+    inspect,
+    journal,
+    marker,
+    populate,
+    ramblocks,
+)
+from nova_trusted_clone.hypervisor.qemu.journal import FreezeRecord
+from nova_trusted_clone.hypervisor.qemu.monitor import (
+    Monitor,
+    await_condition,
+    capability,
+    migration_status,
+    set_capability,
+)
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
+from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
+from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape
+
+LOG = logging.getLogger(__name__)
+_SNAPSHOT = "background-snapshot"
+_DRAIN_DESCRIPTOR = "ntc-drain"
+# Far from what libvirt counts up from 0.
+_FIRST_FDSET = 746300
+# Bytes per second that no machine reaches: the drain decides how fast it goes.
+_UNLIMITED = 10**12
+_RESUME_LIMIT_S = 30.0
+_CANCEL_LIMIT_S = 60.0
+_BUSY = (
+    "setup",
+    "active",
+    "cancelling",
+    "device",
+    "pre-switchover",
+    "postcopy-active",
+    "wait-unplug",
+)
+NBD_SOCKET = "nbd.sock"
+DEVICE_STATE = "device-state"
+DOMAIN = "domain.xml"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Armed:
+    """All that is ready when the pause begins."""
+
+    record: FreezeRecord
+    blocks: tuple[RamBlock, ...]
+    device_file: int
+
+
+class _Stopwatch:
+    """Named steps and how long each took, seconds."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.steps[name] = time.perf_counter() - began
+
+
+class QemuSource:
+    """``ports.SourceHypervisor`` for the libvirt at ``uri``."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def inspect(self, server_uuid: str) -> ServerShape:
+        """Describe the server.
+
+        :raises ServerNotFound: there is none
+        """
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find(libvirtd, server_uuid)
+            found = inspect.shape(domain)
+            if not found.running:
+                return found
+            process = _process_of(domain)
+            more = tuple(inspect.process_obstacles(process))
+            return dataclasses.replace(found, obstacles=found.obstacles + more)
+
+    def freeze(
+        self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
+    ) -> Frozen:
+        """Freeze memory, device state and disks at one instant and let the server run on.
+
+        :raises ServerNotFound: there is none
+        :raises Obstacles: it cannot be frozen; nothing was changed
+        :raises FreezeBusy: it is frozen already; nothing was changed
+        :raises FreezeFailed: it did not work out; all was taken off again
+        """
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find(libvirtd, server_uuid)
+            found = inspect.shape(domain)
+            if found.obstacles:
+                raise Obstacles(found.obstacles)
+            monitor = Monitor(domain)
+            if marker.owner(monitor) is not None:
+                raise FreezeBusy("the server is frozen already: wait for that freeze to end")
+            self._require_idle(domain, monitor)
+            try:
+                return self._freeze(libvirtd, domain, monitor, directory, drain_socket)
+            except FreezeBusy:
+                # Another one was quicker: the mark is the other's, so nothing of ours was put onto the server.
+                self.release(server_uuid, directory)
+                raise
+            except (HypervisorError, libvirt.libvirtError, OSError) as error:
+                LOG.warning("freezing server %s: %s: taking it back", server_uuid, error)
+                self.release(server_uuid, directory)
+                raise FreezeFailed(f"server {server_uuid} was not frozen: {error}") from error
+
+    @staticmethod
+    def _require_idle(domain: Any, monitor: Monitor) -> None:
+        if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+            raise FreezeBusy("libvirt runs a job on the server (a backup, a migration, a save)")
+        if migration_status(monitor) in _BUSY or capability(monitor, _SNAPSHOT):
+            raise FreezeBusy("QEMU's one migration is in use")
+        diskfreeze.require_idle(monitor)
+
+    def _freeze(
+        self,
+        libvirtd: Any,
+        domain: Any,
+        monitor: Monitor,
+        directory: pathlib.Path,
+        drain_socket: pathlib.Path,
+    ) -> Frozen:
+        watch = _Stopwatch()
+        with watch.step("prepare"):
+            armed = self._arm(domain, monitor, directory, drain_socket)
+        try:
+            with connection.EventTimes(libvirtd, domain) as events:
+                self._pause(domain, monitor, armed.record, watch)
+                with watch.step("resume"):
+                    self._await_resume(monitor, events)
+                stops, resumes = events.seen("STOP"), events.seen("RESUME")
+            journal.write(directory, dataclasses.replace(armed.record, resumed=True))
+            with watch.step("after"):
+                diskfreeze.export(monitor, armed.record.disks)
+                protected = _protected(armed.record.process, armed.blocks)
+                still = migration_status(monitor) == "active"
+            state = _take(armed.device_file)
+        finally:
+            os.close(armed.device_file)
+        diskfreeze.forget_fdsets(monitor, (armed.record.device_fdset,))
+        stripped, blobs = devicestate.take_vtpm(state)
+        _write_private(directory / DEVICE_STATE, stripped)
+        text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+        _write_private(directory / DOMAIN, text.encode())
+        regions = _regions(directory, armed, protected if still else {})
+        return Frozen(
+            regions=regions,
+            pause_s=resumes[-1] - stops[0],
+            vtpm=blobs,
+            steps=tuple(watch.steps.items()),
+        )
+
+    # -- before the pause ---------------------------------------------------------------------------------------------
+
+    def _arm(
+        self,
+        domain: Any,
+        monitor: Monitor,
+        directory: pathlib.Path,
+        drain_socket: pathlib.Path,
+    ) -> _Armed:
+        process = _process_of(domain)
+        if obstacles := inspect.process_obstacles(process):
+            raise Obstacles(obstacles)
+        root = definition.parse(domain.XMLDesc(0))
+        disks = diskfreeze.plan(monitor, definition.disks(root), directory, _FIRST_FDSET + 1)
+        record = FreezeRecord(
+            server_uuid=domain.UUIDString(),
+            token=f"{directory.name}/{secrets.token_hex(16)}",
+            process=process,
+            previous_bandwidth=int(monitor.execute("query-migrate-parameters")["max-bandwidth"]),
+            device_fdset=_FIRST_FDSET,
+            disks=disks,
+            files=(
+                *(disk.scratch for disk in disks),
+                *(str(directory / name) for name in (NBD_SOCKET, DEVICE_STATE, DOMAIN)),
+            ),
+        )
+        with socket.socket(socket.AF_UNIX) as drain:
+            drain.connect(str(drain_socket))
+            journal.write(directory, record)
+            marker.put(monitor, record.token)
+            set_capability(monitor, _SNAPSHOT, True)
+            monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
+            diskfreeze.prepare(monitor, disks, directory / NBD_SOCKET)
+            device_file = _device_file(monitor)
+            blocks = ramblocks.locate(monitor, process.pid, mappings(process.pid))
+            for block in blocks:
+                populate.populate(process, block)
+            # Last: from here on the drain's end of the connection is in QEMU's hands alone.
+            monitor.execute_with_file(drain.fileno(), "getfd", fdname=_DRAIN_DESCRIPTOR)
+        return _Armed(record, blocks, device_file)
+
+    # -- the pause ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _pause(domain: Any, monitor: Monitor, record: FreezeRecord, watch: _Stopwatch) -> None:
+        with watch.step("suspend"):
+            domain.suspend()
+        with watch.step("disks"):
+            diskfreeze.hold(monitor, record.disks)
+        with watch.step("devices"):
+            monitor.execute(
+                "xen-save-devices-state", filename=f"/dev/fdset/{record.device_fdset}", live=False
+            )
+        with watch.step("migrate"):
+            monitor.execute("migrate", uri=f"fd:{_DRAIN_DESCRIPTOR}")
+
+    @staticmethod
+    def _await_resume(monitor: Monitor, events: connection.EventTimes) -> None:
+        deadline = time.monotonic() + _RESUME_LIMIT_S
+        while not events.wait("RESUME", 0.25):
+            status = monitor.execute("query-migrate")
+            if status.get("status") == "failed":
+                raise FreezeFailed(f"background snapshot: {status.get('error-desc', 'failed')}")
+            if time.monotonic() > deadline:
+                raise FreezeFailed(f"the guest did not run again within {_RESUME_LIMIT_S:.0f} s")
+
+    # -- off again ----------------------------------------------------------------------------------------------------
+
+    def release(self, server_uuid: str, directory: pathlib.Path) -> None:
+        """Take everything that a freeze put onto the server off again; resume it if it was left paused; repeatable.
+
+        :raises ReleaseFailed: something is left; the record stays, so that it can be repeated
+        """
+        record = journal.read(directory)
+        if record is None:
+            return
+        if record.server_uuid != server_uuid:
+            raise ReleaseFailed(f"{directory}: it is a freeze of server {record.server_uuid}")
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find_or_none(libvirtd, server_uuid)
+            if domain is not None and domain.isActive() and record.process.alive():
+                try:
+                    self._release(domain, Monitor(domain), record)
+                except (HypervisorError, libvirt.libvirtError) as error:
+                    # A server that ended meanwhile took all of it along.
+                    if record.process.alive():
+                        raise ReleaseFailed(f"server {server_uuid}: {error}") from error
+        for name in record.files:
+            pathlib.Path(name).unlink(missing_ok=True)
+        journal.remove(directory)
+
+    @staticmethod
+    def _release(domain: Any, monitor: Monitor, record: FreezeRecord) -> None:
+        if marker.owner(monitor) != record.token:
+            return
+        if migration_status(monitor) in _BUSY:
+            monitor.execute("migrate_cancel")
+        if not record.resumed:
+            _let_run(domain, monitor)
+        await_condition(
+            "the end of the snapshot",
+            lambda: migration_status(monitor) not in _BUSY,
+            _CANCEL_LIMIT_S,
+        )
+        set_capability(monitor, _SNAPSHOT, False)
+        monitor.execute("migrate-set-parameters", max_bandwidth=record.previous_bandwidth)
+        diskfreeze.forget_descriptor(monitor, _DRAIN_DESCRIPTOR)
+        diskfreeze.undo(monitor, record.disks)
+        fdsets = (record.device_fdset, *(disk.fdset for disk in record.disks))
+        diskfreeze.forget_fdsets(monitor, fdsets)
+        marker.take(monitor)
+
+
+def _let_run(domain: Any, monitor: Monitor) -> None:
+    """Resume a guest that this freeze stopped; through libvirt, so that both know."""
+    if monitor.execute("query-status")["running"]:
+        return
+    try:
+        domain.resume()
+    except libvirt.libvirtError as error:
+        LOG.warning("libvirt does not resume %s (%s): asking QEMU", domain.name(), error)
+    if not monitor.execute("query-status")["running"]:
+        monitor.execute("cont")
+
+
+def _process_of(domain: Any) -> ProcessId:
+    """The QEMU process of a domain: the one that has the domain's UUID on its command line.
+
+    libvirt's own pid file may be in another mount namespace.
+    """
+    wanted = domain.UUIDString().encode()
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"-uuid" in words and words[words.index(b"-uuid") + 1] == wanted:
+                    found.append(int(entry.name))
+    if len(found) != 1:
+        raise HypervisorError(
+            f"{len(found)} processes run server {domain.UUIDString()}, expected 1"
+        )
+    return ProcessId.of(found[0])
+
+
+def _device_file(monitor: Monitor) -> int:
+    """A file in memory for the device state, handed to QEMU: it holds the vTPM's secrets and never meets a disk."""
+    reading = os.memfd_create("device-state", os.MFD_CLOEXEC)
+    writing = os.open(f"/proc/self/fd/{reading}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        monitor.execute_with_file(writing, "add-fd", fdset_id=_FIRST_FDSET)
+    except MonitorError:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return reading
+
+
+def _take(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, min(size, devicestate.MAX_DEVICE_STATE_BYTES + 1), 0)
+
+
+def _protected(process: ProcessId, blocks: tuple[RamBlock, ...]) -> dict[str, bool]:
+    """For each block whose place is known, whether its pages are write-protected now; the others nobody writes."""
+    found = mappings(process.pid)
+    return {
+        block.name: any("uw" in m.flags for m in found if m.start <= address < m.start + m.size)
+        for block in blocks
+        if (address := block.address) is not None
+    }
+
+
+def _regions(
+    directory: pathlib.Path, armed: _Armed, protected: dict[str, bool]
+) -> tuple[RegionSource, ...]:
+    process = dataclasses.asdict(armed.record.process)
+    memory = [
+        RegionSource(
+            "ram",
+            block.name,
+            block.size_bytes,
+            {
+                "type": "memory",
+                "process": process,
+                "address": block.address if block.name in protected else None,
+                "protected": protected.get(block.name, True),
+            },
+        )
+        for block in armed.blocks
+    ]
+    disks = [
+        RegionSource(
+            "disk",
+            disk.target,
+            disk.size_bytes,
+            {"type": "nbd", "socket": str(directory / NBD_SOCKET), "export": disk.target},
+        )
+        for disk in armed.record.disks
+    ]
+    files = [
+        RegionSource(
+            kind,
+            kind,
+            (directory / name).stat().st_size,
+            {"type": "file", "path": str(directory / name)},
+        )
+        for kind, name in (("device", DEVICE_STATE), ("domain", DOMAIN))
+    ]
+    return (*memory, *disks, *files)
+
+
+def _write_private(path: pathlib.Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
