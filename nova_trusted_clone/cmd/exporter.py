@@ -27,6 +27,7 @@ from nova_trusted_clone.datapath import control
 from nova_trusted_clone.datapath.control import BASE64, HEX, LIST, NUMBER, TEXT
 from nova_trusted_clone.datapath.errors import DatapathError
 from nova_trusted_clone.datapath.exporter import Exporter
+from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu.sources import FrozenSources
 
 LOG = logging.getLogger(__name__)
@@ -97,8 +98,9 @@ class ExporterProcess:
     def _drain(self) -> Mapping[str, Any]:
         """Listen for the memory stream; before the pause."""
         if self._sources is None:
-            self._sources = FrozenSources(self._directory, self._directory / DRAIN_SOCKET)
-            self._sources.start()
+            sources = FrozenSources(self._directory / DRAIN_SOCKET, self._directory)
+            sources.start()
+            self._sources = sources
         return {"socket": str(self._directory / DRAIN_SOCKET)}
 
     def _admit(self, certificate: bytes, clone_id: str) -> None:
@@ -112,7 +114,11 @@ class ExporterProcess:
         if self._sources is None:
             raise DatapathError("nothing drains the memory: ask for drain first")
         named = [_region(number, row) for number, row in enumerate(regions)]
-        self.exporter.publish(self._sources.open(named))
+        try:
+            self._sources.open(named)
+        except HypervisorError as error:
+            raise DatapathError(str(error), code=error.code) from error
+        self.exporter.publish(self._sources.sources.values())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         return {
             "page_key": _text(self.exporter.page_key_public),
