@@ -84,7 +84,10 @@ HEADER = len(eventlog.build(()))
         (GOOD.replace(struct.pack("<HH", 0xB, 32), struct.pack("<HH", 0xC, 32)), "SHA-256"),
         (GOOD[:HEADER] + struct.pack("<I", 24) + GOOD[HEADER + 4 :], "PCR 24"),
         (GOOD[: HEADER + 8] + struct.pack("<I", 2) + GOOD[HEADER + 12 :], "digests"),
-        (GOOD[: HEADER + 8] + struct.pack("<I", 0) + GOOD[HEADER + 12 :], "SHA-256 digest|ends after|PCR"),
+        (
+            GOOD[: HEADER + 8] + struct.pack("<I", 0) + GOOD[HEADER + 12 :],
+            "SHA-256 digest|ends after|PCR",
+        ),
         (GOOD[: HEADER + 12] + b"\x0c\0" + GOOD[HEADER + 14 :], "undeclared"),
         (eventlog.build([Event(1, 4, ONE)] * 4097), "4096 events"),
     ],
