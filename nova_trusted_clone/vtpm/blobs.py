@@ -15,8 +15,8 @@ from nova_trusted_clone.vtpm.base import MAX_BLOB, VtpmStateError
 
 _HEADER = struct.Struct(">BBHHI")
 _VERSION = 2
-_FLAG_ENCRYPTED = 0x02
-_FLAG_MIGRATION_ENCRYPTED = 0x01
+_ENCRYPTED = 0x01 | 0x02
+"""Encrypted by the state's key, or by the migration key."""
 
 _CLEAR_STATE_MAGIC = struct.pack(">I", 0x98897667)
 """Starts libtpms' STATE_CLEAR_DATA in the volatile state."""
@@ -42,7 +42,7 @@ def require_blob(kind: str, blob: bytes) -> None:
         raise VtpmStateError(
             f"{kind} state: header says {header_size} + {total} bytes, found {len(blob)}"
         )
-    if flags & (_FLAG_ENCRYPTED | _FLAG_MIGRATION_ENCRYPTED):
+    if flags & _ENCRYPTED:
         raise VtpmStateError(
             f"{kind} state: encrypted (flags 0x{flags:04x}); encrypted vTPM state cannot be cloned"
         )
@@ -63,7 +63,7 @@ def platform_authorization(volatile: bytes) -> bytes:
 
     A derived vTPM needs it once, to replace the endorsement seed while keeping the PCRs.
 
-    :raises VtpmStateError: when it cannot be found, or the firmware disabled the hierarchy
+    :raises VtpmStateError: when it cannot be found
     """
     start = volatile.find(_CLEAR_STATE_MAGIC)
     # After the magic stands the least version, u16.
@@ -78,9 +78,4 @@ def platform_authorization(volatile: bytes) -> bytes:
     value = volatile[offset + 2 : offset + 2 + size]
     if size > _MAX_AUTH or len(value) != size:
         raise VtpmStateError("volatile state: a clear-state section that this version cannot read")
-    if not enabled[2]:
-        raise VtpmStateError(
-            "the guest's firmware disabled the platform hierarchy: its vTPM cannot be derived, "
-            "only cloned as new"
-        )
     return value

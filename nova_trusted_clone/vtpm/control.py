@@ -17,6 +17,10 @@ _TIMEOUT_S = 30.0
 """INIT loads state in milliseconds and makes a new TPM in a second; longer means that it hangs."""
 
 
+_NONE_OF_THAT_KIND = 0x800
+"""TPM_RETRY, by which libtpms says that there is no such state; a saved state is rarely there."""
+
+
 class _Command(enum.IntEnum):
     INIT = 0x02
     SHUTDOWN = 0x03
@@ -53,10 +57,12 @@ class ControlChannel:
         self._request(_Command.STORE_VOLATILE)
 
     def get_state(self, kind: Blob) -> bytes:
-        """Return a state blob, unencrypted; empty when there is none of that kind."""
+        """Return a state blob, unencrypted; empty when there is no saved state."""
         with self._connected() as channel:
             channel.sendall(struct.pack(">IIII", _Command.GET_STATE, 0, kind, 0))
             result, flags, total, length = struct.unpack(">IIII", _read(channel, 16))
+            if result == _NONE_OF_THAT_KIND and kind is Blob.SAVESTATE and not total:
+                return b""
             _require_success(_Command.GET_STATE, result)
             if flags or total != length or total > MAX_BLOB:
                 raise VtpmStateError(

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tpm2_pytss import ESYS_TR, TPM2_SU
+from tpm2_pytss import ESYS_TR, TPM2_CAP, TPM2_PT, TPM2_SU, TPMA_STARTUP
 
 from nova_trusted_clone import ports
 from nova_trusted_clone.tpm import nv, templates
@@ -160,6 +160,7 @@ class SwtpmFactory:
             tpm = EsysTpm(process.transport)
             with tpm.batch() as esys:
                 tpm.stir_random(os.urandom(_ENTROPY_SIZE))  # before the new seed is drawn
+                _require_platform(esys)
                 esys.tr_set_auth(ESYS_TR.PLATFORM, platform_auth)
                 esys.change_eps()
                 nv.remove_identity(esys)  # certificates of keys that are no more
@@ -259,6 +260,16 @@ def _ek_public(esys: Any) -> bytes:
         return bytes(public.publicArea.marshal())
     with primary(esys, templates.EK_RSA_TEMPLATE) as (_handle, public_area):
         return public_area
+
+
+def _require_platform(esys: Any) -> None:
+    """Raise ``VtpmStateError`` where the guest's firmware disabled the platform hierarchy."""
+    _more, data = esys.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.STARTUP_CLEAR, 1)
+    if not int(data.data.tpmProperties[0].value) & TPMA_STARTUP.CLEAR_PHENABLE:
+        raise VtpmStateError(
+            "the guest's firmware disabled the platform hierarchy of its vTPM: it cannot be "
+            "derived, only cloned as new"
+        )
 
 
 def _require_ak(tpm: EsysTpm) -> None:

@@ -235,9 +235,7 @@ class TestAGuestThatLibvirtMade:
         tpm, control = guest
         with tpm.batch() as esys:
             esys.hierarchy_control(ESYS_TR.PLATFORM, ESYS_TR.PLATFORM, False)
-        with pytest.raises(
-            VtpmStateError, match="disabled the platform hierarchy|only cloned as new"
-        ):
+        with pytest.raises(VtpmStateError, match="only cloned as new"):
             factory.derive("clone", self.frozen(control))
 
     def test_its_shadow_shows_its_own_certificate_and_state(self, factory, guest):
