@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 
@@ -39,6 +40,7 @@ def lab() -> Iterator[Lab]:
     libvirtd.quieten()
     paths = LabPaths.from_environment()
     if not os.environ.get("LAB_DIR"):
+        _forget_former_runs()
         paths = LabPaths(CHECKOUT / ".lab" / f"test-{os.getpid()}", paths.cache)
     made = Lab.at(paths)
     made.up(print)
@@ -46,6 +48,15 @@ def lab() -> Iterator[Lab]:
         yield made
     finally:
         made.down(print)
+
+
+def _forget_former_runs() -> None:
+    """Each run leaves its logs; those of runs that have ended are of no more use."""
+    for place in (CHECKOUT / ".lab").glob("test-*"):
+        if not pathlib.Path("/proc", place.name.removeprefix("test-")).exists():
+            former = Lab.at(LabPaths(place, LabPaths.from_environment().cache))
+            former.down(print)  # a run that was killed has left more than logs
+            shutil.rmtree(place)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,15 @@ import xml.etree.ElementTree as ET
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from labkit import libvirtd
+from labkit.errors import LabError
 from labkit.guests import Guest
 from labkit.host import Host
 from labkit.lab import Lab
 from labkit.operator import Operator
 from labkit.paths import LabPaths
-from labkit.process import run
-from labkit.sandbox import inhabitants
+from labkit.process import Process, run
+from labkit.sandbox import Sandbox, inhabitants
 
 from nova_trusted_clone.clone import identity
 from nova_trusted_clone.core.attest import policy
@@ -121,6 +123,24 @@ def test_a_mount_made_outside_below_shared_is_seen_inside(lab: Lab) -> None:
         assert lab.source.run(["cat", str(place / "file")]) == "here"
     finally:
         run(["umount", place])
+
+
+def test_an_up_that_fails_halfway_leaves_nothing(
+    lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first host is up when the second fails: both are gone afterwards, and the reason is told."""
+    other = Lab.at(LabPaths(tmp_path / "other", lab.paths.cache))
+
+    def fail_on_the_second(sandbox: Sandbox, uri: str) -> Process:
+        if sandbox.hostname == other.destination.name:
+            raise LabError("no libvirtd today")
+        return started(sandbox, uri)
+
+    started = libvirtd.start
+    monkeypatch.setattr(libvirtd, "start", fail_on_the_second)
+    with pytest.raises(LabError, match="no libvirtd today"):
+        other.up(print)
+    assert other.leftovers() == []
 
 
 def _kill(host: Host, name: str) -> None:
