@@ -98,7 +98,7 @@ class Sandbox:
         binds = [*BOUND_DIRECTORIES, *BOUND_FILES]
         return "\n".join(
             [
-                # Without this a later mount on one of these would reach them through the slave propagation.
+                # First, so that whatever runs inside from now on is found by it.
                 f"mount -t tmpfs -o mode=0755 {self.marker} /run/libvirt",
                 *(f"mount --bind '{self.base / name}' {target}" for name, target in binds),
                 # /sys/class/net shows the network namespace of whoever mounted it.
