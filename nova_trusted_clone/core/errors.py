@@ -24,7 +24,7 @@ class CoreError(Exception):
         self.code = code
 
 
-class MalformedInput(CoreError):  # noqa: N818 - it reads as what it says
+class MalformedInput(CoreError):
     """Bytes that are not what they claim to be; the message names the field."""
 
     def __init__(self, message: str, *, code: str = "trusted-clone.malformed") -> None:
@@ -43,7 +43,7 @@ class ProtocolError(CoreError):
         self.event = event
 
 
-class Refused(CoreError):  # noqa: N818 - it reads as what it says
+class Refused(CoreError):
     """Something was well-formed and is not to be trusted.
 
     :ivar verdict: every check that was made; its failures say why
@@ -51,5 +51,7 @@ class Refused(CoreError):  # noqa: N818 - it reads as what it says
 
     def __init__(self, verdict: Verdict) -> None:
         failures = verdict.failures
-        super().__init__(str(verdict), code=failures[0].code if failures else "trusted-clone.refused")
+        super().__init__(
+            str(verdict), code=failures[0].code if failures else "trusted-clone.refused"
+        )
         self.verdict = verdict

@@ -35,7 +35,11 @@ def challenge(ground: Ground, message: Challenge, t1: bytes) -> tuple[Verdict, P
     """Judge message 1: the source's host."""
     order = ground.order
     return proofs.introduced_host(
-        ground, message, order.source_host, order.source_ak_name, transcript.challenge(t1)
+        ground,
+        message,
+        order.source_host,
+        order.source_ak_name,
+        transcript.challenge(t1, message.event_log),
     )
 
 
@@ -43,7 +47,11 @@ def answer(ground: Ground, message: Answer, t2: bytes) -> tuple[Verdict, ProvenH
     """Judge message 2: the destination's host."""
     order = ground.order
     return proofs.introduced_host(
-        ground, message, order.destination_host, order.destination_ak_name, transcript.answer(t2)
+        ground,
+        message,
+        order.destination_host,
+        order.destination_ak_name,
+        transcript.answer(t2, message.event_log),
     )
 
 

@@ -147,7 +147,7 @@ class DestinationSession(Session):
         self._peer_certificate = message.channel_certificate
         self._t2 = transcript.second(t1, self._n2, self._certificate)
         self._advance(Step.ACCEPTED)
-        return self._ask("answer", transcript.answer(self._t2))
+        return self._ask("answer", transcript.answer(self._t2, self._local.event_log))
 
     def _first_use(self, kind: str, value: bytes) -> Verdict:
         return Verdict.of(

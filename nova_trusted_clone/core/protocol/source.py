@@ -112,7 +112,7 @@ class SourceSession(Session):
             self._signed.order_bytes, self._order, self._n1, self._certificate
         )
         self._advance(Step.STARTED)
-        return self._ask("challenge", transcript.challenge(self._t1))
+        return self._ask("challenge", transcript.challenge(self._t1, self._local.event_log))
 
     def _challenge(self, event: events.QuoteMade) -> Actions:
         message = Challenge(

@@ -65,14 +65,17 @@ def second(t1: bytes, nonce: bytes, destination_certificate: bytes) -> bytes:
     return digest("t2", t1, nonce, hashlib.sha256(destination_certificate).digest())
 
 
-def challenge(t1: bytes) -> bytes:
-    """Message 1: the source's host is there, for this order and channel."""
-    return digest("challenge", t1)
+def challenge(t1: bytes, event_log: bytes) -> bytes:
+    """Message 1: the source's host is there, for this order and channel.
+
+    The boot log is covered too: PCRs vouch for its digests alone, not for what it says of them.
+    """
+    return digest("challenge", t1, hashlib.sha256(event_log).digest())
 
 
-def answer(t2: bytes) -> bytes:
-    """Message 2: so is the destination's host, for this very challenge."""
-    return digest("answer", t2)
+def answer(t2: bytes, event_log: bytes) -> bytes:
+    """Message 2: so is the destination's host, for this very challenge; and its boot log."""
+    return digest("answer", t2, hashlib.sha256(event_log).digest())
 
 
 def confirmation(t2: bytes, n3: bytes) -> bytes:

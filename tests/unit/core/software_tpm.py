@@ -1,6 +1,7 @@
 """A TPM made of a P-256 key and a PCR bank, and everything forged that a test wants.
 
-It signs real TPMS_ATTEST structures; each field can be replaced before it is signed, which no real TPM would do.
+It signs real TPMS_ATTEST structures; each field can be replaced before it is signed, which no real
+TPM would do.
 """
 
 from __future__ import annotations

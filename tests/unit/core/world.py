@@ -1,4 +1,5 @@
-"""A small cloud: authorities, two hosts with software TPMs, a policy, and a driver for a whole exchange."""
+"""A small cloud: authorities, two hosts with software TPMs, a policy, and a driver for a whole
+exchange."""
 
 from __future__ import annotations
 
@@ -223,7 +224,8 @@ Tamper = Callable[[str, bytes], bytes]
 
 
 class Exchange:
-    """Drives both sessions by messages in memory; ``tamper`` is the network (name of the message, its bytes)."""
+    """Drives both sessions by messages in memory; ``tamper`` is the network (name of the message,
+    its bytes)."""
 
     def __init__(
         self, world: World, tamper: Tamper = lambda name, data: data, **sides: Any
@@ -239,7 +241,8 @@ class Exchange:
         self.messages: dict[str, bytes] = {}
 
     def feed(self, side: str, event: events.Event) -> list[actions.Action]:
-        """Feed a session, make its quotes, carry its messages; return what was left to do on that side."""
+        """Feed a session, make its quotes, carry its messages; return what was left to do on that
+        side."""
         session = self.source if side == "source" else self.destination
         left: list[actions.Action] = []
         pending = deque(session.handle(event))

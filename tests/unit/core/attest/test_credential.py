@@ -18,7 +18,8 @@ SECRET, SEED = hashlib.sha256(b"secret").digest(), hashlib.sha256(b"seed").diges
 
 
 def keystream(key: bytes, encrypted: bytes) -> bytes:
-    """CFB decryption by means of encryption: each block's stream is the encryption of the last ciphertext."""
+    """CFB decryption by means of encryption: each block's stream is the encryption of the last
+    ciphertext."""
     plain = b""
     for start in range(0, len(encrypted), 16):
         before = encrypted[start - 16 : start] if start else None

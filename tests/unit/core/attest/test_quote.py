@@ -1,4 +1,5 @@
-"""A quote is accepted only if everything about it is right; each forgery is refused by the check that is meant for it."""
+"""A quote is accepted only if everything about it is right; each forgery is refused by the check
+that is meant for it."""
 
 import hashlib
 import struct
@@ -127,7 +128,8 @@ def test_a_spoiled_signature_is_refused(tpm: SoftwareTpm, spoil: object) -> None
 
 
 def test_the_twin_of_a_malleable_signature_is_the_same_quote(tpm: SoftwareTpm) -> None:
-    """Known and harmless as long as nobody uses signature bytes as an identity: sessions use nonces."""
+    """Known and harmless as long as nobody uses signature bytes as an identity: sessions use
+    nonces."""
     attest, signature = tpm.quote(NONCE, HOST_PCRS)
     s = int.from_bytes(signature[40:72], "big")
     assert judge(tpm, attest, signature[:40] + (P256_ORDER - s).to_bytes(32, "big")).ok

@@ -100,7 +100,8 @@ def test_a_message_of_another_session_is_refused(name: str, side: str, failed: s
 
 
 def test_a_replayed_first_message_is_refused() -> None:
-    """The destination was restarted in between, or it is another session: the clone's id was used."""
+    """The destination was restarted in between, or it is another session: the clone's id was
+    used."""
     world = World()
     Exchange(world).run()
     again = world.destination()
