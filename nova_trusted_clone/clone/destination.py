@@ -64,6 +64,7 @@ class Destination:
             clone = Incoming(self._host, directory, signed, order, identity)
             clone.save()
             self._clones[clone.clone_id] = clone
+        clone.expect()
         return clone.clone_id
 
     def message(self, clone_id: str, data: bytes, hints: Mapping[str, Any]) -> bytes:
@@ -120,6 +121,8 @@ class Destination:
     def _watch(self) -> None:
         while not self._closing.wait(WATCH_S):
             try:
+                for clone in list(self._clones.values()):
+                    clone.expire()
                 self._stop_unused_stores()
             except Exception:
                 LOG.exception("watching the stores")

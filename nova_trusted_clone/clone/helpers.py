@@ -106,7 +106,7 @@ class Guard:
         self._process: processes.ProcessId | None = None
 
     def start(self) -> None:
-        """Start it and wait until it watches."""
+        """Start it. It takes a moment to watch: ``wait_until_ready`` comes before the pause."""
         read_end, self._write_end = os.pipe()
         try:
             self._process = processes.start(
@@ -114,10 +114,17 @@ class Guard:
             )
         finally:
             os.close(read_end)
+
+    def wait_until_ready(self) -> None:
+        """Wait until it watches.
+
+        :raises ProcessFailed: when it does not
+        """
+        assert self._process is not None
         processes.wait_for_path(self._directory / "ready", self._process, START_LIMIT_S)
 
     def dismiss(self) -> None:
-        """The pause is over."""
+        """The pause is over, or never comes; harmless when repeated."""
         if self._write_end >= 0:
             os.write(self._write_end, b"done\n")
             os.close(self._write_end)

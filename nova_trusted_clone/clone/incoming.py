@@ -117,6 +117,23 @@ class Incoming:
         )
         self._start_running()
 
+    def expect(self) -> None:
+        """Start the store already: it takes a moment, and has it before the source's first message."""
+        threading.Thread(target=self._start_store, name="store-start", daemon=True).start()
+
+    def _start_store(self) -> None:
+        try:
+            with self._lock:
+                if not self.phase.ended:
+                    self.store.start()
+        except StoreFailed as error:
+            self.fail(str(error))
+
+    def expire(self) -> None:
+        """End a clone whose source did not begin while the order was in force."""
+        if self.phase is Phase.PREPARED and self._host.now() > self.order.expires_at:
+            self.fail("the source did not begin while the order was in force; order the clone anew")
+
     def status(self) -> dict[str, Any]:
         """How far it is; progress comes from the store."""
         found: dict[str, Any] = {

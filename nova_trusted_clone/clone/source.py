@@ -49,6 +49,9 @@ class FreezeJob:
         self._host = host
         self._freeze_directory = self.directory / "freeze"
         self._exporter = Helper(EXPORTER, self.directory / "exporter")
+        self._guard = Guard(
+            self.directory / "guard", self._freeze_directory, host.place.libvirt_uri, server_uuid
+        )
         self._abort = threading.Event()
 
     # -- what is asked of it ------------------------------------------------------------------------------------------
@@ -111,6 +114,9 @@ class FreezeJob:
         self._require_some()
 
     def _start_exporter(self) -> bytes:
+        # The guard needs a moment to watch, and has it during the handshake.
+        self._freeze_directory.mkdir(mode=0o700)
+        self._guard.start()
         self._exporter.start()
         place = self._host.place
         self._exporter.call(
@@ -164,21 +170,14 @@ class FreezeJob:
         self._record("serving")
 
     def _freeze(self) -> Frozen:
-        self._freeze_directory.mkdir(mode=0o700, exist_ok=True)
         drain_socket = self._exporter.call("drain")["socket"]
-        guard = Guard(
-            self.directory / "guard",
-            self._freeze_directory,
-            self._host.place.libvirt_uri,
-            self.server_uuid,
-        )
-        guard.start()
+        self._guard.wait_until_ready()
         try:
             return self._host.source.freeze(
                 self.server_uuid, self._freeze_directory, pathlib.Path(str(drain_socket))
             )
         finally:
-            guard.dismiss()
+            self._guard.dismiss()
 
     def _vtpm_region(self, frozen: Frozen) -> list[RegionSource]:
         """The vTPM's state leaves the host only when the order says that the clone's is derived from it."""
@@ -250,6 +249,7 @@ class FreezeJob:
         with contextlib.ExitStack() as stack:
             stack.callback(self._record, "ended")
             stack.callback(self._exporter.stop)
+            stack.callback(self._guard.dismiss)
             stack.callback(remove, self._freeze_directory)
             if self._freeze_directory.exists():
                 stack.callback(self._host.source.release, self.server_uuid, self._freeze_directory)
