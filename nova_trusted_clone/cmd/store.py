@@ -161,6 +161,8 @@ class StoreProcess:
             stack.callback(self._store.close)
             if self._mount is not None:
                 stack.callback(self._mount.stop)
+            # First, so that no reader holds the mount while it waits for a page.
+            stack.callback(self._store.abort, "the store was stopped")
 
 
 def _text(raw: bytes) -> str:

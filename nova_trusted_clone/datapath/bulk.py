@@ -76,6 +76,7 @@ _LIMITS = {
     Kind.WAIT: (_WAIT.size, _WAIT.size),
     Kind.ERROR: (2, MAX_ERROR_BYTES),
 }
+MAX_REPLY_BYTES = max(most for _, most in _LIMITS.values())
 REQUESTS = frozenset((Kind.HELLO, Kind.SEGMENT, Kind.MANIFEST, Kind.EARLY))
 REPLIES = frozenset(Kind) - REQUESTS
 
@@ -271,15 +272,18 @@ class Stream(Protocol):
         """Write all bytes."""
 
 
-def _read_exactly(stream: Stream, size: int) -> bytearray:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
+def _fill(stream: Stream, view: memoryview) -> None:
     while view:
         count = stream.recv_into(view)
         if not count:
             raise ConnectionResetError("the other end closed the connection")
         view = view[count:]
-    return buffer
+
+
+def _read_exactly(stream: Stream, size: int) -> bytes:
+    buffer = bytearray(size)
+    _fill(stream, memoryview(buffer))
+    return bytes(buffer)
 
 
 def read_request(stream: Stream) -> Request:
@@ -288,18 +292,27 @@ def read_request(stream: Stream) -> Request:
     :raises FrameError: when it is not one
     :raises OSError: when the line breaks
     """
-    kind, length = decode_header(bytes(_read_exactly(stream, HEADER.size)), REQUESTS)
-    return decode_request(kind, bytes(_read_exactly(stream, length)))
+    kind, length = decode_header(_read_exactly(stream, HEADER.size), REQUESTS)
+    return decode_request(kind, _read_exactly(stream, length))
 
 
-def read_reply(stream: Stream) -> Reply:
-    """Read one reply.
+class ReplyReader:
+    """Reads replies into one buffer: a fresh megabyte for each would be a page fault for each 4 KiB."""
 
-    :raises FrameError: when it is not one
-    :raises OSError: when the line breaks
-    """
-    kind, length = decode_header(bytes(_read_exactly(stream, HEADER.size)), REPLIES)
-    return decode_reply(kind, memoryview(_read_exactly(stream, length)))
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._buffer = memoryview(bytearray(MAX_REPLY_BYTES))
+
+    def read(self) -> Reply:
+        """Read one reply; its bulk is valid until the next one is read.
+
+        :raises FrameError: when it is not one
+        :raises OSError: when the line breaks
+        """
+        kind, length = decode_header(_read_exactly(self._stream, HEADER.size), REPLIES)
+        body = self._buffer[:length]
+        _fill(self._stream, body)
+        return decode_reply(kind, body)
 
 
 def write_reply(stream: Stream, reply: Reply) -> None:

@@ -13,6 +13,7 @@ import logging
 import ssl
 import threading
 import time
+import weakref
 from collections import deque
 from typing import NoReturn
 
@@ -63,6 +64,26 @@ class NetworkAway(StoreFailed):
     code = "trusted-clone.store.network"
 
 
+class Channel:
+    """A TLS connection with the framing on it."""
+
+    def __init__(self, stream: ssl.SSLSocket) -> None:
+        self._stream = stream
+        self.replies = bulk.ReplyReader(stream)
+
+    def send(self, request: bulk.Request) -> None:
+        """Send a request."""
+        self._stream.sendall(bulk.encode_request(request))
+
+    def cut(self) -> None:
+        """End it from another thread."""
+        tls.cut(self._stream)
+
+    def close(self) -> None:
+        """End it."""
+        self._stream.close()
+
+
 class Lines:
     """Opens lines, and knows since when there is trouble with them."""
 
@@ -75,7 +96,7 @@ class Lines:
         self._lock = threading.Lock()
         self._trouble_since: float | None = None
         self._trouble = ""
-        self._open: set[ssl.SSLSocket] = set()
+        self._open: weakref.WeakSet[Channel] = weakref.WeakSet()
         self.stopped = threading.Event()
         self.received = RateMeter()
 
@@ -84,19 +105,21 @@ class Lines:
         # Shorter than the network's limit, so that a silent line is tried again before that.
         return min(self.settings.silence_limit_s, max(0.5, self.settings.network_limit_s / 2))
 
-    def open(self) -> ssl.SSLSocket:
+    def open(self) -> Channel:
         """Open a line and exchange HELLOs.
 
         :raises OSError: when the exporter cannot be reached
         :raises FrameError: when it does not speak this protocol
         """
         end = self._endpoint
-        channel = tls.open_channel(
-            self._identity, end.certificate_der, end.host, end.port, self._silence_limit_s
+        channel = Channel(
+            tls.open_channel(
+                self._identity, end.certificate_der, end.host, end.port, self._silence_limit_s
+            )
         )
         try:
-            channel.sendall(bulk.encode_request(bulk.Hello(end.freeze_id)))
-            welcome = bulk.read_reply(channel)
+            channel.send(bulk.Hello(end.freeze_id))
+            welcome = channel.replies.read()
             if not isinstance(welcome, bulk.Hello) or welcome.freeze_id != end.freeze_id:
                 raise FrameError("the exporter did not answer with this freeze's WELCOME")
         except BaseException:
@@ -104,20 +127,16 @@ class Lines:
             raise
         with self._lock:
             self._open.add(channel)
+        if self.stopped.is_set():
+            channel.cut()
         return channel
 
-    def read(self, channel: ssl.SSLSocket) -> bulk.Reply:
+    def read(self, channel: Channel) -> bulk.Reply:
         """Read a reply; whatever comes shows that the network is there."""
-        reply = bulk.read_reply(channel)
+        reply = channel.replies.read()
         with self._lock:
             self._trouble_since = None
         return reply
-
-    def closed(self, channel: ssl.SSLSocket) -> None:
-        """A line has come to its end."""
-        with self._lock:
-            self._open.discard(channel)
-        channel.close()
 
     def troubled(self, since: float, error: Exception) -> None:
         """A line broke that had asked for something since then.
@@ -141,8 +160,12 @@ class Lines:
             return self._trouble if self._trouble_since is not None else ""
 
     def stop(self) -> None:
-        """Open nothing more."""
+        """Cut every line and open no more."""
         self.stopped.set()
+        with self._lock:
+            channels = list(self._open)
+        for channel in channels:
+            channel.cut()
 
 
 class Line:
@@ -187,16 +210,13 @@ class Line:
             self._regions.put_back(self._under_way.pop())
 
     def _fetch(self) -> None:
-        channel = self._lines.open()
-        try:
+        with contextlib.closing(self._lines.open()) as channel:
             while not self._over():
                 self._ask(channel)
                 if self._under_way:
                     self._take(channel)
-        finally:
-            self._lines.closed(channel)
 
-    def _ask(self, channel: ssl.SSLSocket) -> None:
+    def _ask(self, channel: Channel) -> None:
         while len(self._under_way) < self._lines.settings.window:
             wait_s = 0 if self._under_way else 0.5
             request = self._regions.next_request(self._faults_only, wait_s)
@@ -204,13 +224,13 @@ class Line:
                 return
             self._send(channel, request)
 
-    def _send(self, channel: ssl.SSLSocket, request: bulk.SegmentRequest) -> None:
+    def _send(self, channel: Channel, request: bulk.SegmentRequest) -> None:
         if not self._under_way:
             self._asked_at = time.monotonic()
         self._under_way.append(request)
-        channel.sendall(bulk.encode_request(request))
+        channel.send(request)
 
-    def _take(self, channel: ssl.SSLSocket) -> None:
+    def _take(self, channel: Channel) -> None:
         reply = self._lines.read(channel)
         self._asked_at = time.monotonic()
         match reply:
@@ -253,6 +273,11 @@ class EarlyLine:
         self.ended = threading.Event()
         self.passes = 0
 
+    def stop(self) -> None:
+        """Copy no more."""
+        self.ended.set()
+        self._lines.stop()
+
     def run(self) -> None:
         """Copy until the end. Trouble here costs nothing but the head start."""
         self._staging.prepare(self._regions)
@@ -267,7 +292,7 @@ class EarlyLine:
             except (OSError, tls.TransportError, FrameError, PeerError) as error:
                 LOG.info("copying disks before the freeze: %s", error)
 
-    def _copy_all(self, channel: ssl.SSLSocket) -> None:
+    def _copy_all(self, channel: Channel) -> None:
         for region in self._regions.values():
             for index in range(region.segments):
                 if self.ended.is_set():
@@ -276,9 +301,9 @@ class EarlyLine:
                     channel, bulk.EarlyRequest(region.id, index, self._staging.known(region, index))
                 )
 
-    def _copy(self, channel: ssl.SSLSocket, request: bulk.EarlyRequest) -> None:
-        channel.sendall(bulk.encode_request(request))
-        while isinstance(reply := bulk.read_reply(channel), bulk.Wait):
+    def _copy(self, channel: Channel, request: bulk.EarlyRequest) -> None:
+        channel.send(request)
+        while isinstance(reply := channel.replies.read(), bulk.Wait):
             continue
         if isinstance(reply, bulk.ErrorReply):
             raise PeerError(reply.text, code=reply.code)

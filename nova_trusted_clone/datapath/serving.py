@@ -7,7 +7,6 @@ hash and line work at the same time. Only this thread touches the TLS connection
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import logging
 import select
 import ssl
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.datapath import bulk
 from nova_trusted_clone.datapath.errors import DatapathError, FrameError
+from nova_trusted_clone.transport import tls
 
 LOG = logging.getLogger(__name__)
 # Requests taken from one connection before their replies are sent: each holds up to 1 MiB.
@@ -93,5 +93,4 @@ class Connection:
 
     def close(self) -> None:
         """Cut the line; ``run`` then ends."""
-        with contextlib.suppress(OSError):
-            self._channel.close()
+        tls.cut(self._channel)

@@ -150,7 +150,7 @@ class Store:
 
     def _begin(self, order: Order, mode: str, settings: FetchSettings) -> None:
         if self._early is not None:
-            self._early.ended.set()
+            self._early.stop()
         kept = _kept_pages(self._directory, order)
         verifier = self._make_verifier(order.freeze_id, order.page_key)
         regions = VerifiedRegions(order.freeze_id, order.regions, kept, verifier, self._staging)
@@ -175,7 +175,7 @@ class Store:
         with self._lock:
             regions, lines, early = self._regions, self._lines, self._early
         if early is not None:
-            early.ended.set()
+            early.stop()
         if regions is not None:
             regions.fail(StoreFailed(reason, code="trusted-clone.store.aborted"))
         if lines is not None:
@@ -190,6 +190,10 @@ class Store:
         self.abort("the store was stopped")
         for thread in self._threads:
             thread.join(self._settings.silence_limit_s)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._staging.close()
+            if self._regions is not None:
+                self._regions.close()
         shutil.rmtree(self._directory / "pages", ignore_errors=True)
 
     # -- what it tells --

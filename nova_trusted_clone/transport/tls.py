@@ -8,6 +8,7 @@ from an anonymous file in memory.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -134,6 +135,15 @@ def require_peer(channel: ssl.SSLSocket, pinned: Collection[bytes]) -> bytes:
     if channel.version() != "TLSv1.3":
         raise PeerRefused(f"the other end speaks {channel.version()}, expected TLSv1.3")
     return certificate
+
+
+def cut(channel: ssl.SSLSocket) -> None:
+    """End a channel that another thread reads or writes: that thread gets an error at once.
+
+    The socket's own shutdown(2), as SSLSocket's would take TLS off while the other thread goes on without it.
+    """
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(channel, socket.SHUT_RDWR)
 
 
 def open_channel(

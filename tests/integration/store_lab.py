@@ -14,6 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from nova_trusted_clone.core.integrity.leaf import digest_segment
 from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.datapath import fuse, processes
 from nova_trusted_clone.datapath.control import ControlClient
@@ -30,7 +31,7 @@ def image(size: int, seed: int) -> bytes:
     """Bytes with runs of zero pages, as a guest's memory has."""
     chooser = random.Random(seed)
     content = bytearray(chooser.randbytes(size))
-    for _ in range(size // (256 << 10)):
+    for _ in range(size >> 20):
         start = chooser.randrange(size // 4096) * 4096
         end = min(size, start + chooser.choice((1, 3, 40, 300)) * 4096)
         content[start:end] = bytes(end - start)
@@ -38,6 +39,13 @@ def image(size: int, seed: int) -> bytes:
 
 
 CONTENT = {region.id: image(region.size_bytes, region.id) for region in (RAM, DISK, DEVICE)}
+
+# A segment of the RAM with hardly a zero leaf, in its middle.
+PLACE = next(
+    index
+    for index in range(30, 64)
+    if len(digest_segment(CONTENT[1][index << 20 : (index + 1) << 20])[1]) > 200 * 32
+)
 
 
 def sources() -> list[FakeSource]:
