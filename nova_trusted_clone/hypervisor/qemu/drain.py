@@ -254,12 +254,10 @@ class DrainedCapture:
         if not same:
             self.fail(f"{CHANGED}: {name}, near page {first}")
 
-    def known(
-        self, name: str, first: int, count: int
-    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which of these pages are there."""
+    def complete(self, name: str, first: int, count: int) -> bool:
+        """Whether all of these pages are there."""
         with self._changed:
-            return self._blocks[name].state[first : first + count] != UNKNOWN
+            return bool(self._blocks[name].state[first : first + count].all())
 
     def read(self, name: str, first: int, count: int) -> bytes:
         """Consecutive pages that are all there."""

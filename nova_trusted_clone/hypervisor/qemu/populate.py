@@ -1,7 +1,8 @@
 """Make QEMU's page tables complete before the pause.
 
 A background snapshot reads every page first, so that there is a page-table entry to protect;
-done from outside beforehand, this costs nothing in the pause. Reading an untouched page maps the zero page, which takes no memory.
+done from outside beforehand, this costs nothing in the pause. Reading an untouched
+page maps the zero page, which takes no memory.
 """
 
 from __future__ import annotations

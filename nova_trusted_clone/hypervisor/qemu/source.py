@@ -39,6 +39,7 @@ from nova_trusted_clone.hypervisor.qemu import (
     marker,
     populate,
     ramblocks,
+    rescue,
 )
 from nova_trusted_clone.hypervisor.qemu.journal import FreezeRecord
 from nova_trusted_clone.hypervisor.qemu.monitor import (
@@ -299,6 +300,7 @@ class QemuSource:
             lambda: migration_status(monitor) not in _BUSY,
             _CANCEL_LIMIT_S,
         )
+        rescue.lift_protection(record.process)
         set_capability(monitor, _SNAPSHOT, False)
         monitor.execute("migrate-set-parameters", max_bandwidth=record.previous_bandwidth)
         diskfreeze.forget_descriptor(monitor, _DRAIN_DESCRIPTOR)

@@ -1,0 +1,84 @@
+"""Lift a write protection that QEMU left on its own memory.
+
+When a background snapshot ends badly (its reader went away, or it was cancelled) QEMU 7.2 ends the thread that answers
+write faults and leaves the memory protected: the guest then stands still at its next write, for good, and the next freeze
+is refused as "not compatible with guest memory configuration". The descriptor that holds the protection is still open
+in QEMU; the kernel lets a process with CAP_SYS_PTRACE borrow it (pidfd_getfd(2)) and lift the protection from outside
+(ioctl_userfaultfd(2)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import pathlib
+import struct
+
+from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
+
+LOG = logging.getLogger(__name__)
+# linux/userfaultfd.h: _IOWR(0xAA, 6, {start, length, mode}) and _IOR(0xAA, 1, {start, length}).
+_UFFDIO_WRITEPROTECT = 0xC018AA06
+_UFFDIO_UNREGISTER = 0x8010AA01
+# The same number on every architecture (asm-generic/unistd.h).
+_SYS_PIDFD_GETFD = 438
+_LINK = "anon_inode:[userfaultfd]"
+
+
+def lift_protection(process: ProcessId) -> int:
+    """Lift what is left; call it only when no snapshot is running. How many ranges there were.
+
+    :raises HypervisorError: something stays protected
+    """
+    ranges = _protected(process)
+    if not ranges:
+        return 0
+    LOG.warning("process %d: QEMU left %d ranges protected", process.pid, len(ranges))
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        if not process.alive():
+            return 0
+        for number in _userfaultfds(process.pid):
+            _lift_through(pidfd, number, ranges)
+    except OSError as error:
+        raise HypervisorError(
+            f"process {process.pid}: its memory stays protected: {error}"
+        ) from error
+    finally:
+        os.close(pidfd)
+    if left := _protected(process):
+        raise HypervisorError(
+            f"process {process.pid}: {len(left)} ranges of its memory stay protected"
+        )
+    return len(ranges)
+
+
+def _protected(process: ProcessId) -> list[tuple[int, int]]:
+    return [(m.start, m.size) for m in mappings(process.pid) if "uw" in m.flags]
+
+
+def _userfaultfds(pid: int) -> list[int]:
+    links = pathlib.Path(f"/proc/{pid}/fd").iterdir()
+    return [int(link.name) for link in links if os.readlink(link) == _LINK]
+
+
+def _lift_through(pidfd: int, number: int, ranges: list[tuple[int, int]]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    borrowed = libc.syscall(_SYS_PIDFD_GETFD, pidfd, number, 0)
+    if borrowed < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"pidfd_getfd: {os.strerror(code)}")
+    try:
+        for start, size in ranges:
+            try:
+                # Without a mode bit: lift, and wake who waits.
+                fcntl.ioctl(borrowed, _UFFDIO_WRITEPROTECT, struct.pack("QQQ", start, size, 0))
+                fcntl.ioctl(borrowed, _UFFDIO_UNREGISTER, struct.pack("QQ", start, size))
+            except FileNotFoundError:
+                # ENOENT: this range is another descriptor's.
+                continue
+    finally:
+        os.close(borrowed)
