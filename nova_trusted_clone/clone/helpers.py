@@ -6,6 +6,7 @@ import base64
 import os
 import pathlib
 import shutil
+import threading
 from typing import Any
 
 import cbor2
@@ -17,6 +18,8 @@ from nova_trusted_clone.ports import VtpmBlobs
 
 CONTROL_SOCKET = "control.sock"
 START_LIMIT_S = 30.0
+# Siblings share a store: only one of them may start it.
+_STARTING = threading.Lock()
 
 
 class Helper:
@@ -29,10 +32,11 @@ class Helper:
 
     def start(self) -> None:
         """Start it, or find the one that runs already, and wait until it answers."""
-        process = processes.find(self.directory)
-        if process is None:
-            (self.directory / CONTROL_SOCKET).unlink(missing_ok=True)
-            process = processes.start(self._module, self.directory)
+        with _STARTING:
+            process = processes.find(self.directory)
+            if process is None:
+                (self.directory / CONTROL_SOCKET).unlink(missing_ok=True)
+                process = processes.start(self._module, self.directory)
         processes.wait_for_path(self.directory / CONTROL_SOCKET, process, START_LIMIT_S)
 
     @property
