@@ -1,6 +1,7 @@
 """The command line: exit codes, one line an error, and what it needs to be installed."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ from nova_trusted_clone.core.errors import MalformedInput, Refused
 from nova_trusted_clone.tpm.bootlog import Machine, events, measure_boot
 from nova_trusted_clone.tpm.fake import SoftwareTpm, shared_keys
 from tests.unit.manage.hosts import maker
+
+VECTORS = pathlib.Path(__file__).resolve().parents[2] / "vectors"
 
 
 @pytest.fixture
@@ -76,6 +79,19 @@ def test_evidence_that_is_none_does_not_hold_and_says_why(place, capsys):
     out = capsys.readouterr().out
     assert "FAILED" in out
     assert "THE EVIDENCE DOES NOT HOLD" in out
+
+
+@pytest.mark.parametrize(("nonce", "code"), [(None, 0), ("00" * 16, 1)])
+def test_recorded_evidence_holds_for_its_own_nonce_alone(tmp_path, capsys, nonce, code):
+    recorded = json.loads((VECTORS / "exchange-1-new.json").read_text())
+    (tmp_path / "evidence").write_text(json.dumps(recorded["evidence"]))
+    for name in ("anchors", "policy"):
+        (tmp_path / name).write_text(recorded[name])
+    files = (tmp_path / "evidence", "--ca", tmp_path / "anchors", "--policy", tmp_path / "policy")
+    assert run("evidence", "verify", *files, "--nonce", nonce or recorded["tenant_nonce"]) == code
+    out = capsys.readouterr().out
+    failed = [line.split()[1] for line in out.splitlines() if line.startswith("FAILED")]
+    assert failed == ([] if code == 0 else ["trusted-clone.evidence.nonce:"])
 
 
 def test_evidence_as_json(place, capsys):
