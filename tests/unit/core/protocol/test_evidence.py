@@ -138,7 +138,7 @@ def test_a_reboot_in_between_is_named() -> None:
     exchange.transfer()
     exchange.source_tpm.reboot()
     # A hostile destination that looks away: its judgement is not asked for by evidence.
-    exchange.destination._source = dataclasses.replace(  # type: ignore[misc]
+    exchange.destination._source = dataclasses.replace(
         exchange.destination._source,  # type: ignore[type-var]
         facts=dataclasses.replace(exchange.destination._source.facts, reset_count=8),  # type: ignore[union-attr]
     )

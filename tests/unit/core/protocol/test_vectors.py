@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -120,11 +121,12 @@ def test_every_field_of_the_order_is_in_the_first_datum() -> None:
         value = getattr(base, field.name)
         if field.name == "version":
             continue  # there is one
-        other: Any = {
+        changes: dict[type, Callable[[Any], Any]] = {
             bytes: lambda v: bytes(len(v)),
             int: lambda v: v + 1,
             tuple: lambda v: (("vdb", 1),),
             str: lambda v: {"none": "new", "lazy": "eager"}.get(v, "other"),
-        }[type(value)](value)
+        }
+        other = changes[type(value)](value)
         changed = dataclasses.replace(base, **{field.name: other})
         assert transcript.first(changed.encode(), changed, bytes(32), b"c") != first, field.name
