@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -99,3 +100,23 @@ def parse_smaps(text: str) -> list[Mapping]:
         elif match := _RANGE.fullmatch(line):
             heading = match
     return found
+
+
+def of_domain(server_uuid: str) -> ProcessId:
+    """The QEMU process of a domain: the one that has the domain's UUID on its command line.
+
+    libvirt's own pid file may be in another mount namespace.
+
+    :raises HypervisorError: there is none
+    """
+    wanted = server_uuid.encode()
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"-uuid" in words and words[words.index(b"-uuid") + 1] == wanted:
+                    found.append(int(entry.name))
+    if len(found) != 1:
+        raise HypervisorError(f"{len(found)} processes run server {server_uuid}, expected 1")
+    return ProcessId.of(found[0])

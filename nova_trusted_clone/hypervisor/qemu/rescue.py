@@ -62,7 +62,7 @@ def _protected(process: ProcessId) -> list[tuple[int, int]]:
 
 def _userfaultfds(pid: int) -> list[int]:
     links = pathlib.Path(f"/proc/{pid}/fd").iterdir()
-    return [int(link.name) for link in links if os.readlink(link) == _LINK]
+    return [int(link.name) for link in links if str(link.readlink()) == _LINK]
 
 
 def _lift_through(pidfd: int, number: int, ranges: list[tuple[int, int]]) -> None:

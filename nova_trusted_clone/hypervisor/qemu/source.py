@@ -49,7 +49,7 @@ from nova_trusted_clone.hypervisor.qemu.monitor import (
     migration_status,
     set_capability,
 )
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, of_domain
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
 from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape
 
@@ -116,7 +116,7 @@ class QemuSource:
             found = inspect.shape(domain)
             if not found.running:
                 return found
-            process = _process_of(domain)
+            process = of_domain(domain.UUIDString())
             more = tuple(inspect.process_obstacles(process))
             return dataclasses.replace(found, obstacles=found.obstacles + more)
 
@@ -205,7 +205,7 @@ class QemuSource:
         directory: pathlib.Path,
         drain_socket: pathlib.Path,
     ) -> _Armed:
-        process = _process_of(domain)
+        process = of_domain(domain.UUIDString())
         if obstacles := inspect.process_obstacles(process):
             raise Obstacles(obstacles)
         root = definition.parse(domain.XMLDesc(0))
@@ -320,26 +320,6 @@ def _let_run(domain: Any, monitor: Monitor) -> None:
         LOG.warning("libvirt does not resume %s (%s): asking QEMU", domain.name(), error)
     if not monitor.execute("query-status")["running"]:
         monitor.execute("cont")
-
-
-def _process_of(domain: Any) -> ProcessId:
-    """The QEMU process of a domain: the one that has the domain's UUID on its command line.
-
-    libvirt's own pid file may be in another mount namespace.
-    """
-    wanted = domain.UUIDString().encode()
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"-uuid" in words and words[words.index(b"-uuid") + 1] == wanted:
-                    found.append(int(entry.name))
-    if len(found) != 1:
-        raise HypervisorError(
-            f"{len(found)} processes run server {domain.UUIDString()}, expected 1"
-        )
-    return ProcessId.of(found[0])
 
 
 def _device_file(monitor: Monitor) -> int:

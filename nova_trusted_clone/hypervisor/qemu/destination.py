@@ -1,0 +1,229 @@
+"""Letting a clone run on this host, and ending it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pathlib
+import subprocess
+import time
+from typing import Any
+
+import libvirt
+
+from nova_trusted_clone.hypervisor.base import HypervisorError, RestoreFailed
+from nova_trusted_clone.hypervisor.qemu import (
+    compose,
+    connection,
+    definition,
+    devicestate,
+    identity,
+    memorylinks,
+    nic,
+    saveimage,
+)
+from nova_trusted_clone.hypervisor.qemu.identity import CloneDefinition
+from nova_trusted_clone.hypervisor.qemu.memorylinks import MemoryLinks
+from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
+from nova_trusted_clone.hypervisor.qemu.process import of_domain
+from nova_trusted_clone.ports import RestorePlan
+
+LOG = logging.getLogger(__name__)
+MEMORY_BACKING_DIR = pathlib.Path("/var/lib/libvirt/qemu/ram")
+IMAGE = "restore.image"
+JOURNAL = "restore.json"
+# The first try may guess a wrong id and learns the right one; a second miss needs domains to start at the same moment.
+_TRIES = 3
+_PULL_POLL_S = 0.2
+
+
+class _WrongMemory(RestoreFailed):
+    """QEMU did not map the store's files."""
+
+
+class QemuDestination:
+    """``ports.DestinationHypervisor`` for the libvirt at ``uri``.
+
+    :param memory_backing_dir: as in this libvirt's qemu.conf
+    """
+
+    def __init__(self, uri: str, memory_backing_dir: pathlib.Path = MEMORY_BACKING_DIR) -> None:
+        self._uri = uri
+        self._memory_backing_dir = memory_backing_dir
+        self._last_id = 0
+
+    def restore(self, plan: RestorePlan) -> None:
+        """Restore the clone, give it its identity and let it run; on an error leave nothing of it.
+
+        :raises RestoreFailed: why it does not run
+        """
+        sizes = dict(plan.ram_block_order)
+        store = memorylinks.require_files(plan.memory, sizes)
+        if missing := sizes.keys() - plan.memory.keys() - plan.small_blocks.keys():
+            raise RestoreFailed(f"blocks {sorted(missing)} are neither files nor in the stream")
+        with connection.connected(self._uri) as libvirtd:
+            _require_free(libvirtd, plan)
+            try:
+                self._restore(libvirtd, plan, store)
+            except (HypervisorError, libvirt.libvirtError, OSError) as error:
+                LOG.warning("restoring %s: %s: ending it", plan.identity.uuid, error)
+                self.destroy(plan.identity.uuid, plan.directory)
+                raise RestoreFailed(f"clone {plan.identity.uuid}: {error}") from error
+
+    def _restore(self, libvirtd: Any, plan: RestorePlan, store: pathlib.Path) -> None:
+        made = identity.of_clone(plan.definition, plan.identity, plan.directory, plan.backings)
+        overlays = {t: identity.overlay(plan.directory, t) for t in plan.backings}
+        image = plan.directory / IMAGE
+        files = [str(path) for path in (*overlays.values(), image)]
+        record = {"uuid": plan.identity.uuid, "name": plan.identity.name, "files": files}
+        (plan.directory / JOURNAL).write_text(json.dumps(record))
+        for target, backing in plan.backings.items():
+            _create_overlay(overlays[target], backing)
+        links = MemoryLinks(self._memory_backing_dir, plan.identity.name)
+        try:
+            _write_image(image, made, plan)
+            domain = self._start(libvirtd, plan, links, store, image)
+        finally:
+            # It holds the clone's vTPM.
+            image.unlink(missing_ok=True)
+        monitor = Monitor(domain)
+        cards = nic.silence(domain, monitor)
+        domain.resume()
+        nic.swap(domain, cards, made.interfaces)
+
+    def _start(
+        self,
+        libvirtd: Any,
+        plan: RestorePlan,
+        links: MemoryLinks,
+        store: pathlib.Path,
+        image: pathlib.Path,
+    ) -> Any:
+        """Start the clone, paused, on the store's memory."""
+        for _ in range(_TRIES):
+            first = max([self._last_id, *libvirtd.listDomainsID()]) + 1
+            links.lay(first, store)
+            libvirtd.restoreFlags(str(image), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+            domain = connection.find(libvirtd, plan.identity.uuid)
+            self._last_id = domain.ID()
+            links.clear(keep=domain.ID())
+            if memorylinks.mapped(of_domain(plan.identity.uuid), plan.memory):
+                return domain
+            LOG.info("domain id %d was not in the guessed range from %d", domain.ID(), first)
+            domain.destroy()
+        raise _WrongMemory(
+            f"QEMU does not map the store's files: is {self._memory_backing_dir} this libvirt's memory_backing_dir?"
+        )
+
+    def settle(self, server_uuid: str) -> None:
+        """Pull the rest of the disks, so that they need the store no longer.
+
+        Memory goes on being the store's file for as long as this QEMU runs: the store must stay until then.
+
+        :raises HypervisorError: a disk could not be pulled
+        """
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find(libvirtd, server_uuid)
+            for target in _backed_disks(domain):
+                try:
+                    domain.blockPull(target, 0, 0)
+                    while domain.blockJobInfo(target, 0):
+                        time.sleep(_PULL_POLL_S)
+                except libvirt.libvirtError as error:
+                    raise HypervisorError(f"disk {target} was not pulled: {error}") from error
+            if left := _backed_disks(domain):
+                raise HypervisorError(f"disks {left} still need the store")
+
+    def pause(self, server_uuid: str) -> None:
+        """Stop the clone's processors; harmless when they are stopped.
+
+        :raises ServerNotFound: there is none
+        """
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find(libvirtd, server_uuid)
+            if domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
+                domain.suspend()
+
+    def destroy(self, server_uuid: str, directory: pathlib.Path) -> None:
+        """End the clone and remove what ``restore`` made; harmless when there is none.
+
+        :raises HypervisorError: it does not end
+        """
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find_or_none(libvirtd, server_uuid)
+            if domain is not None:
+                _end(domain)
+        journal = directory / JOURNAL
+        try:
+            record = json.loads(journal.read_text())
+            files = [pathlib.Path(str(name)) for name in record["files"]]
+            name = str(record["name"])
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise HypervisorError(f"{journal}: not a restore's record: {error!r}") from error
+        for path in files:
+            path.unlink(missing_ok=True)
+        MemoryLinks(self._memory_backing_dir, name).clear()
+        journal.unlink(missing_ok=True)
+
+
+def _require_free(libvirtd: Any, plan: RestorePlan) -> None:
+    if connection.find_or_none(libvirtd, plan.identity.uuid) is not None:
+        raise RestoreFailed(f"there is a server {plan.identity.uuid} on this host already")
+    if plan.identity.name in {domain.name() for domain in libvirtd.listAllDomains()}:
+        raise RestoreFailed(f"there is a server named {plan.identity.name} on this host already")
+
+
+def _create_overlay(path: pathlib.Path, backing: pathlib.Path) -> None:
+    command = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        str(backing),
+        str(path),
+    ]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise RestoreFailed(f"{path}: {made.stderr.strip()}")
+
+
+def _write_image(path: pathlib.Path, made: CloneDefinition, plan: RestorePlan) -> None:
+    state = devicestate.give_vtpm(plan.device_state.read_bytes(), plan.vtpm)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(saveimage.header(made.text))
+        for part in compose.incoming_stream(
+            made.machine, plan.ram_block_order, plan.small_blocks, state
+        ):
+            file.write(part)
+
+
+def _backed_disks(domain: Any) -> list[str]:
+    root = definition.parse(domain.XMLDesc(0))
+    return [
+        target.get("dev", "")
+        for disk in root.iterfind("devices/disk")
+        if disk.find("backingStore/source") is not None
+        and (target := disk.find("target")) is not None
+    ]
+
+
+def _end(domain: Any) -> None:
+    try:
+        if domain.isActive():
+            domain.destroy()
+        if domain.isPersistent():
+            domain.undefineFlags(
+                libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+            )
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise HypervisorError(f"{domain.name()} does not end: {error}") from error
