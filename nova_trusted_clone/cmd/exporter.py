@@ -177,7 +177,8 @@ def _region(number: int, row: Any) -> tuple[Region, Mapping[str, Any]]:
     for name, kind in _FIELDS.items():
         if not isinstance(row[name], kind):
             raise MalformedInput(f"regions[{number}].{name}: expected {kind.__name__}")
-    return Region(number, row["kind"], row["name"], row["size_bytes"]), row["source"]
+    # Ids begin at 1: a zero on the wire is never a valid one.
+    return Region(number + 1, row["kind"], row["name"], row["size_bytes"]), row["source"]
 
 
 def _text(raw: bytes) -> str:

@@ -152,8 +152,12 @@ class StoreProcess:
         """Write where the process stands, for who finds its directory."""
         state = {"pid": os.getpid(), "started_at": self._started_at, **self.status()}
         temporary = self._directory / f".{STATE_FILE}"
-        temporary.write_text(json.dumps(state))
-        temporary.replace(self._directory / STATE_FILE)
+        try:
+            temporary.write_text(json.dumps(state))
+            temporary.replace(self._directory / STATE_FILE)
+        except OSError as error:
+            # A full disk: the control channel tells the same, and verified pages are still served.
+            LOG.warning("%s cannot be written: %s", STATE_FILE, error)
 
     def close(self) -> None:
         """Unmount, end the lines, remove the pages. Each part is tried even if another fails."""

@@ -98,7 +98,7 @@ class Exporter:
         self._lock = threading.Lock()
         self._admitted: dict[str, bytes] = {}
         self._connections: dict[Connection, bytes] = {}
-        self._half_open = threading.BoundedSemaphore(self._settings.max_half_open)
+        self._half_open: dict[ssl.SSLSocket, None] = {}
         self._sources: dict[int, SegmentSource] = {}
         self._early: dict[int, SegmentSource] = {}
         self._book: Book | None = None
@@ -229,40 +229,50 @@ class Exporter:
             if len(self._connections) >= self._settings.max_connections:
                 LOG.warning("too many connections: %s is turned away", peer[0])
                 raw.close()
-            elif not self._half_open.acquire(blocking=False):
-                LOG.warning("too many half-open connections: %s is turned away", peer[0])
-                raw.close()
-            else:
-                threading.Thread(target=self._serve, args=(raw, peer[0]), daemon=True).start()
+                continue
+            threading.Thread(target=self._serve, args=(raw, peer[0]), daemon=True).start()
 
     def _serve(self, raw: socket.socket, peer: str) -> None:
         try:
-            with contextlib.closing(self._greet(raw)) as channel:
+            raw.settimeout(self._settings.handshake_limit_s)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            wrap = self._context.wrap_socket
+            with wrap(raw, server_side=True, do_handshake_on_connect=False) as channel:
+                self._greet(channel)
                 self._serve_channel(channel)
         except (OSError, FrameError, tls.TransportError) as error:
             LOG.info("connection of %s ended: %s", peer, error)
+            # Closed already where TLS took it over.
+            raw.close()
 
-    def _greet(self, raw: socket.socket) -> ssl.SSLSocket:
-        """Handshake, within its limit, as one of a bounded number."""
-        channel = raw
+    def _greet(self, channel: ssl.SSLSocket) -> None:
+        """Handshake and HELLO, within their limit, as one of a bounded number."""
+        self._remember_half_open(channel)
         try:
-            raw.settimeout(self._settings.handshake_limit_s)
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            channel = tls_channel = self._context.wrap_socket(raw, server_side=True)
+            channel.do_handshake()
             with self._lock:
                 admitted = frozenset(self._admitted.values())
-            tls.require_peer(tls_channel, admitted)
-            hello = bulk.read_request(tls_channel)
+            tls.require_peer(channel, admitted)
+            hello = bulk.read_request(channel)
             if not isinstance(hello, bulk.Hello) or hello.freeze_id != self._freeze_id:
                 raise FrameError("the store did not begin with this freeze's HELLO")
-            bulk.write_reply(tls_channel, bulk.Hello(self._freeze_id))
-            tls_channel.settimeout(self._settings.send_limit_s)
-            return tls_channel
-        except BaseException:
-            channel.close()
-            raise
+            bulk.write_reply(channel, bulk.Hello(self._freeze_id))
+            channel.settimeout(self._settings.send_limit_s)
         finally:
-            self._half_open.release()
+            with self._lock:
+                self._half_open.pop(channel, None)
+
+    def _remember_half_open(self, channel: ssl.SSLSocket) -> None:
+        """Make room for a connection that has not said who it is: the oldest such one goes.
+
+        A real handshake takes milliseconds, so silent connections cannot keep a store out.
+        """
+        with self._lock:
+            while len(self._half_open) >= self._settings.max_half_open:
+                oldest = next(iter(self._half_open))
+                del self._half_open[oldest]
+                tls.cut(oldest)
+            self._half_open[channel] = None
 
     def _serve_channel(self, channel: ssl.SSLSocket) -> None:
         connection = Connection(channel, self._answer, self._settings.idle_limit_s)
