@@ -73,6 +73,7 @@ class Incoming:
         self._signed = signed
         self._directory = directory
         self._lock = threading.RLock()
+        self._saving = threading.RLock()
         self._stopped = threading.Event()
         self._final = threading.Event()
         self._session: Session | None = None
@@ -85,22 +86,30 @@ class Incoming:
 
     def save(self) -> None:
         """Write down what a restarted service needs."""
-        record = {
-            "clone_id": self.clone_id,
-            "order": self._signed.encode().hex(),
-            "identity": identity_to_record(self.identity),
-            "phase": self.phase.value,
-            "reason": self.reason,
-            "regions": self._regions,
-            "last": [part.hex() for part in self._last],
-        }
-        records.write(self._directory / "clone.json", record)
+        # What is written last must be what is the case: several threads enter phases.
+        with self._saving:
+            record = {
+                "clone_id": self.clone_id,
+                "order": self._signed.encode().hex(),
+                "identity": identity_to_record(self.identity),
+                "phase": self.phase.value,
+                "reason": self.reason,
+                "regions": self._regions,
+                "last": [part.hex() for part in self._last],
+            }
+            records.write(self._directory / "clone.json", record)
 
     def enter(self, phase: Phase, reason: str = "") -> None:
-        """Go to a phase and make that last."""
-        LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
-        self.phase, self.reason = phase, reason
-        self.save()
+        """Go to a phase and make that last.
+
+        :raises Rejected: when the clone has ended meanwhile: nothing brings it back
+        """
+        with self._saving:
+            if self.phase.ended:
+                raise Rejected(f"the clone has ended: {self.reason or self.phase.value}")
+            LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
+            self.phase, self.reason = phase, reason
+            self.save()
 
     def resume(self, record: Mapping[str, Any]) -> None:
         """After a restart: go on where that is safe, else take everything back."""

@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import logging
 import pathlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,26 +92,35 @@ class Outgoing:
         )
         self._last_answer = time.monotonic()
         self._freeze_wanted = False
+        self._saving = threading.RLock()
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write down what a restarted service needs."""
-        record = {
-            "clone_id": self.clone_id,
-            "order": self._signed.encode().hex(),
-            "destination": dataclasses.asdict(self._destination),
-            "phase": self.phase.value,
-            "reason": self.reason,
-            "store_certificate": self.store_certificate.hex(),
-        }
-        records.write(self._directory / "clone.json", record)
+        # What is written last must be what is the case: several threads enter phases.
+        with self._saving:
+            record = {
+                "clone_id": self.clone_id,
+                "order": self._signed.encode().hex(),
+                "destination": dataclasses.asdict(self._destination),
+                "phase": self.phase.value,
+                "reason": self.reason,
+                "store_certificate": self.store_certificate.hex(),
+            }
+            records.write(self._directory / "clone.json", record)
 
     def enter(self, phase: Phase, reason: str = "") -> None:
-        """Go to a phase and make that last."""
-        LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
-        self.phase, self.reason = phase, reason
-        self.save()
+        """Go to a phase and make that last.
+
+        :raises CloneFailed: when the clone has ended meanwhile: nothing brings it back
+        """
+        with self._saving:
+            if self.phase.ended:
+                raise CloneFailed(f"the clone has ended: {self.reason or self.phase.value}")
+            LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
+            self.phase, self.reason = phase, reason
+            self.save()
 
     def resume(self, exporter_certificate: bytes) -> None:
         """Bring the session back to where the log ends."""
@@ -184,9 +194,10 @@ class Outgoing:
 
     def fail(self, reason: str) -> None:
         """End this clone here and, where it can be reached, there."""
-        if self.phase.ended:
-            return
-        self.enter(Phase.FAILED, reason)
+        with self._saving:
+            if self.phase.ended:
+                return
+            self.enter(Phase.FAILED, reason)
         with contextlib.suppress(
             rpc.RpcError
         ):  # it will find out by itself when its exporter is gone

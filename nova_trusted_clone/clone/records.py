@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,8 @@ class RecordError(Exception):
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Write atomically, mode 0600, and make it last."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write atomically, mode 0600, and make it last. Two threads may write one record: the later one stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(record, file, indent=1, sort_keys=True)

@@ -1,5 +1,6 @@
 """Records: whole or not at all, private, and never a path."""
 
+import concurrent.futures
 import stat
 
 import pytest
@@ -36,3 +37,18 @@ def test_no_record_names_its_file(tmp_path):
 def test_only_an_id_is_a_file_name(value):
     with pytest.raises(records.RecordError, match="clone"):
         records.require_hex_id(value, "clone")
+
+
+def test_a_record_that_several_threads_write_is_always_one_of_theirs(tmp_path):
+    path = tmp_path / "clone.json"
+
+    def write_often(number):
+        for _ in range(30):
+            records.write(path, {"number": number})
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write_often, number) for number in range(4)]:
+            done.result()
+
+    assert records.read(path)["number"] in range(4)
+    assert list(tmp_path.iterdir()) == [path]
