@@ -135,6 +135,12 @@ class QemuDestination:
             if left := _backed_disks(domain):
                 raise HypervisorError(f"disks {left} still need the store")
 
+    def exists(self, server_uuid: str) -> bool:
+        """Whether the clone's process is there, running or paused."""
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find_or_none(libvirtd, server_uuid)
+            return domain is not None and bool(domain.isActive())
+
     def pause(self, server_uuid: str) -> None:
         """Stop the clone's processors; harmless when they are stopped.
 
