@@ -40,7 +40,9 @@ class FreezeFailed(Exception):
 class FreezeJob:
     """One freeze and its clones."""
 
-    def __init__(self, host: Host, group: str, server_uuid: str) -> None:
+    def __init__(
+        self, host: Host, group: str, server_uuid: str, exporter_module: str = EXPORTER
+    ) -> None:
         self.group = group
         self.server_uuid = server_uuid
         self.pause_s = 0.0
@@ -48,7 +50,7 @@ class FreezeJob:
         self.directory = host.place.freezes / group
         self._host = host
         self._freeze_directory = self.directory / "freeze"
-        self._exporter = Helper(EXPORTER, self.directory / "exporter")
+        self._exporter = Helper(exporter_module, self.directory / "exporter")
         self._guard = Guard(
             self.directory / "guard", self._freeze_directory, host.place.libvirt_uri, server_uuid
         )
@@ -329,8 +331,10 @@ class FreezeJob:
 class Source:
     """Every freeze of this host."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, exporter_module: str = EXPORTER) -> None:
+        """:param exporter_module: the exporters' program; others than the default are for tests"""
         self._host = host
+        self._exporter_module = exporter_module
         self._lock = threading.Lock()
         self._jobs: dict[str, FreezeJob] = {}
 
@@ -353,7 +357,7 @@ class Source:
                 f"orders of {len(groups)} freezes at once: one server, freeze group, vTPM and memory mode expected"
             )
         group, server, *_ = groups.pop()
-        job = FreezeJob(self._host, group.hex(), _uuid_text(server))
+        job = self._new_job(group.hex(), _uuid_text(server))
         with self._lock:
             if job.directory.exists():
                 raise FreezeFailed(f"freeze {job.group} was used before")
@@ -369,9 +373,7 @@ class Source:
         for directory in sorted(self._host.place.freezes.iterdir()):
             try:
                 server = str(records.read(directory / "freeze.json")["server"])
-                job = FreezeJob(
-                    self._host, records.require_hex_id(directory.name, "freeze"), server
-                )
+                job = self._new_job(records.require_hex_id(directory.name, "freeze"), server)
             except (records.RecordError, KeyError) as error:
                 # Killed before the first record: nothing was started yet.
                 LOG.warning("freeze directory %s is removed: %s", directory, error)
@@ -399,6 +401,9 @@ class Source:
     def status(self, group: str) -> dict[str, Any]:
         """How far a freeze and its clones are."""
         return self._job(group).status()
+
+    def _new_job(self, group: str, server_uuid: str) -> FreezeJob:
+        return FreezeJob(self._host, group, server_uuid, self._exporter_module)
 
     def _job(self, group: str) -> FreezeJob:
         job = self._jobs.get(group)

@@ -20,6 +20,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from nova_trusted_clone.clone.destination import Destination
+from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Rejected
 from nova_trusted_clone.clone.outgoing import Destination as Address
 from nova_trusted_clone.clone.records import RecordError, read
@@ -38,6 +39,7 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 MAX_NICS = 32
 MAX_CLONES = 64
+MakeSource = Callable[[Host], Source]
 
 
 class BadRequest(rpc.PublicError):
@@ -191,11 +193,16 @@ class Operations:
             raise BadRequest(f"clone_id: no evidence: {error}") from error
 
 
-def serve(conf: cfg.ConfigOpts, stopped: threading.Event, announce: Callable[[], None]) -> None:
+def serve(
+    conf: cfg.ConfigOpts,
+    stopped: threading.Event,
+    announce: Callable[[], None],
+    make_source: MakeSource = Source,
+) -> None:
     """Serve until ``stopped``."""
     options = conf.trusted_clone
     host = wiring.host(options)
-    source, destination = Source(host), Destination(host)
+    source, destination = make_source(host), Destination(host)
     destination.resume()
     source.resume()
     destination.start_watching()
@@ -213,8 +220,11 @@ def serve(conf: cfg.ConfigOpts, stopped: threading.Event, announce: Callable[[],
     destination.close()
 
 
-def main() -> int:
-    """Run the agent until SIGTERM."""
+def main(make_source: MakeSource = Source) -> int:
+    """Run the agent until SIGTERM.
+
+    :param make_source: others than the default are for tests
+    """
     conf = cfg.ConfigOpts()
     opts.register(conf)
     log.register_options(conf)
@@ -223,7 +233,7 @@ def main() -> int:
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
-        serve(conf, stopped, lambda: LOG.info("ready"))
+        serve(conf, stopped, lambda: LOG.info("ready"), make_source)
     except wiring.ConfigError as error:
         print(f"nova-trusted-clone-agent: {error}", file=sys.stderr)
         return 2

@@ -114,9 +114,11 @@ def order(
     count: int = 1,
     memory_mode: str = "lazy",
     vtpm_mode: str = "new",
+    via: tuple[str, int] | None = None,
 ) -> Cloning:
     """Order ``count`` clones of ``source`` from one freeze.
 
+    :param via: address and port to which the source sends its messages, when not the destination's own
     :raises RpcError: when an agent refuses
     """
     ordered_at = time.monotonic()
@@ -125,7 +127,8 @@ def order(
         _order_one(operator, source, destination, group, number + 1, memory_mode, vtpm_mode)
         for number in range(count)
     ]
-    orders = [{"order": raw, "address": destination.address, "port": PEER_PORT} for _, raw in pairs]
+    address, port = via or (destination.address, PEER_PORT)
+    orders = [{"order": raw, "address": address, "port": port} for _, raw in pairs]
     reply = operator.agent(source.host).admin.call("clone", orders=orders)
     return Cloning(
         operator,
