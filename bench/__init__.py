@@ -1,0 +1,20 @@
+"""The bench: how long things take, as ratios within one run.
+
+``python -m bench [--quick] [--only NAME] [--output DIR]``, or ``tools/lab bench``.
+
+==================  ============================================================================
+``hash_memory``     the paper's Figure 4: hashing 1, 2, 4 … 131072 pages
+``hash_disk``       the paper's Figure 5: hashing disks of 1, 2, 4 … 64 GiB
+``transfer``        exporter to store over TLS, with and without the verifier; their memory
+``pause``           how long a freeze stops a running guest, beside QEMU's own snapshot
+``first_output``    from the order to the clone's first output, at several sizes of memory
+==================  ============================================================================
+
+Each measures what it compares by turns within one run, since a machine's speed drifts; it returns a
+``report.Report`` of plain values, which is written as JSON and drawn. Below them: ``sampling`` (by
+turns, medians, spread), ``figure`` (wanted and reached), ``machine`` (what it ran on), ``drawing``,
+``peer`` and ``roles`` (the processes at the ends of a transfer), ``labhosts`` (two hosts of the lab).
+
+Nothing in the product imports this, and no option of the product does what the bench does to leave
+parts out.
+"""

@@ -1,0 +1,109 @@
+"""The bench's one command: measure, write, draw, and say what was reached."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from bench import figure, hash_disk, hash_memory, transfer
+from bench.report import BenchError, Report, Settings
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+SHARED_MEMORY = pathlib.Path("/dev/shm")
+# Source file, store's copy and slack of the largest transfer.
+NEEDED_BYTES = 6 << 30
+
+
+class Measurement(Protocol):
+    """What a module of a measurement offers."""
+
+    NAME: str
+
+    def measure(self, settings: Settings) -> Report:
+        """Measure."""
+
+    def draw(self, report: Report, path: pathlib.Path) -> None:
+        """Draw the report's plot."""
+
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    module.NAME: module for module in (hash_memory, hash_disk, transfer)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; 0 when every measurement was made, 1 when one could not be. Missed figures are told, not punished."""
+    asked = _parser().parse_args(arguments)
+    names = asked.only or list(MEASUREMENTS)
+    if asked.redraw:
+        return _redraw(names, asked.output)
+    asked.output.mkdir(parents=True, exist_ok=True)
+    failed = [name for name in names if not _run(name, asked.quick, asked.output)]
+    figures = [one for name in names if name not in failed for one in _read(asked.output, name)]
+    print(figure.table(figures))
+    for name in failed:
+        print(f"bench: {name} could not be measured", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller parts")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=sorted(MEASUREMENTS),
+        metavar="NAME",
+        help=f"only this one, repeatable: {', '.join(MEASUREMENTS)}",
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=RESULTS, help="for JSON and plots (bench/results)"
+    )
+    parser.add_argument("--redraw", action="store_true", help="only draw the plots again")
+    return parser
+
+
+def _run(name: str, quick: bool, output: pathlib.Path) -> bool:
+    began = time.monotonic()
+    _say(f"{name} begins")
+    memory, disk = tempfile.mkdtemp(dir=_roomy(), prefix="ntc-bench-"), tempfile.mkdtemp()
+    try:
+        settings = Settings(quick, pathlib.Path(memory), pathlib.Path(disk), _say)
+        report = MEASUREMENTS[name].measure(settings)
+    except BenchError as error:
+        print(f"bench: {name}: {error}", file=sys.stderr)
+        return False
+    finally:
+        for scratch in (memory, disk):
+            shutil.rmtree(scratch)
+    report.write(output)
+    MEASUREMENTS[name].draw(report, output / f"{name}.png")
+    _say(f"{name}: {time.monotonic() - began:.0f} s")
+    return True
+
+
+def _redraw(names: Sequence[str], output: pathlib.Path) -> int:
+    for name in names:
+        MEASUREMENTS[name].draw(Report.read(output / f"{name}.json"), output / f"{name}.png")
+    return 0
+
+
+def _read(output: pathlib.Path, name: str) -> tuple[figure.Figure, ...]:
+    return Report.read(output / f"{name}.json").figures
+
+
+def _roomy() -> str | None:
+    """Memory, where there is room: a disk's writing back would be measured otherwise. None: the default place."""
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > NEEDED_BYTES:
+        return str(SHARED_MEMORY)
+    return None
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", flush=True)

@@ -1,0 +1,174 @@
+"""The rate of a transfer from exporter to store, with and without the verifier, and their memory.
+
+Two processes on loopback, TLS 1.3 with both ends pinned, as in a clone. The same path is measured
+without the verifier at the store, and without hashing and signing at the exporter as well; then the
+same bytes over plain TLS and plain TCP, on as many lines: the wire's limit on this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+import shutil
+from typing import Any
+
+from bench import content, drawing, machine
+from bench.figure import AT_LEAST, AT_MOST, Figure
+from bench.peer import MemoryWatch, Peer, peer
+from bench.report import Report, Settings
+from bench.sampling import Samples, by_turns, named_json
+from nova_trusted_clone.datapath.fetcher import FetchSettings
+
+NAME = "transfer"
+TITLE = "A transfer over TLS on loopback, with and without the verifier"
+MIB = 1 << 20
+SMALL_BYTES, LARGE_BYTES = 256 * MIB, 2048 * MIB
+# Allocators keep what they once had; the bitmaps, digests and places are 1 part in 20,000.
+GROWTH_MIB = 16.0
+LINES = FetchSettings().bulk_lines
+
+
+def _clone(directory: pathlib.Path, size: int, sealed: bool, verified: bool) -> dict[str, Any]:
+    """One whole transfer by the product's exporter and store."""
+    file, kept = directory / "region", directory / "store"
+    try:
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(
+                peer("export", directory=str(directory), file=str(file), size=size, sealed=sealed)
+            )
+            target = stack.enter_context(
+                peer("store", directory=str(kept), size=size, verified=verified)
+            )
+            watch = stack.enter_context(MemoryWatch(exporter=source.pid, store=target.pid))
+            return {**_run(source, target), "peak_bytes": watch.peak_bytes}
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _copy(directory: pathlib.Path, size: int, secure: bool) -> dict[str, Any]:
+    """The same bytes with nothing around them."""
+    file = str(directory / "region")
+    with (
+        peer("send", file=file, size=size, lines=LINES, secure=secure) as source,
+        peer("receive", size=size, lines=LINES, secure=secure) as target,
+    ):
+        return _run(source, target)
+
+
+def _run(source: Peer, target: Peer) -> dict[str, Any]:
+    source.ask(admit=target.hello["certificate"])
+    return target.ask(**source.hello)
+
+
+def measure(settings: Settings) -> Report:
+    """Measure."""
+    facts = machine.facts()
+    size = (128 if settings.quick else 512) * MIB
+    rates = _rates(settings, size)
+    memory = _memory(settings)
+    return Report(
+        name=NAME,
+        title=TITLE,
+        quick=settings.quick,
+        machine=facts,
+        data={
+            "region_bytes": size,
+            "bulk_lines": LINES,
+            "mib_per_s": named_json(rates),
+            "peak_anonymous_mib": memory,
+        },
+        figures=(*_rate_figures(rates), *_memory_figures(memory)),
+        notes=(
+            "verified: the product; believing: no verifier at the store; bare: also no hashing and no"
+            " signing at the exporter; tls, tcp: the same bytes, read from the same file, thrown away",
+            "both ends, and both directions of TLS, share this machine's cores: what one end saves"
+            " the other uses; between two machines each has its own",
+            "peak_anonymous_mib: RssAnon of each process, interpreter included",
+        ),
+    )
+
+
+def _rates(settings: Settings, size: int) -> dict[str, Samples]:
+    directory = settings.scratch
+    content.fill(directory / "region", size)
+    ways = {
+        "verified": functools.partial(_clone, directory, size, True, True),
+        "believing": functools.partial(_clone, directory, size, True, False),
+        "bare": functools.partial(_clone, directory, size, False, False),
+        "tls": functools.partial(_copy, directory, size, True),
+        "tcp": functools.partial(_copy, directory, size, False),
+    }
+
+    def rate(way: functools.partial[dict[str, Any]]) -> float:
+        return size / MIB / float(way()["seconds"])
+
+    settings.say(f"moving {size >> 20} MiB in {len(ways)} ways, {settings.rounds} times each")
+    return by_turns(
+        {name: functools.partial(rate, way) for name, way in ways.items()}, settings.rounds
+    )
+
+
+def _memory(settings: Settings) -> dict[str, dict[str, float]]:
+    """Peak anonymous memory of both processes by the region's size, MiB."""
+    found = {}
+    for size in (SMALL_BYTES, LARGE_BYTES):
+        settings.say(f"memory of exporter and store with a region of {size >> 20} MiB")
+        content.fill(settings.scratch / "region", size)
+        peaks = _clone(settings.scratch, size, sealed=True, verified=True)["peak_bytes"]
+        found[str(size >> 20)] = {name: round(peak / MIB, 2) for name, peak in peaks.items()}
+    return found
+
+
+def _rate_figures(rates: dict[str, Samples]) -> tuple[Figure, ...]:
+    name = "verified transfer / the same path without"
+    verified = rates["verified"]
+    return (
+        Figure.of(f"{name} the store's verifier", AT_LEAST, 0.85, verified.per(rates["believing"])),
+        Figure.of(
+            f"{name} verifier, hashing and signing", AT_LEAST, 0.85, verified.per(rates["bare"])
+        ),
+    )
+
+
+def _memory_figures(memory: dict[str, dict[str, float]]) -> tuple[Figure, ...]:
+    small, large = memory[str(SMALL_BYTES >> 20)], memory[str(LARGE_BYTES >> 20)]
+    figures = []
+    for name in ("exporter", "store"):
+        grown = Samples((large[name] - small[name],))
+        remark = f"{small[name]:.0f} and {large[name]:.0f} MiB"
+        title = f"memory of the {name}: growth from 256 MiB to 2 GiB"
+        figures.append(Figure.of(title, AT_MOST, GROWTH_MIB, grown, unit=" MiB", remark=remark))
+    return tuple(figures)
+
+
+BARS = (
+    ("verified", "the product", "tab:blue"),
+    ("believing", "no verifier\nat the store", "tab:cyan"),
+    ("bare", "no hashing,\nno signing", "tab:green"),
+    ("tls", "plain TLS", "0.5"),
+    ("tcp", "plain TCP", "0.7"),
+)
+
+
+def draw(report: Report, path: pathlib.Path) -> None:
+    """Rates, and memory by size."""
+    rates, memory = report.data["mib_per_s"], report.data["peak_anonymous_mib"]
+    with drawing.sheet(report, path, panels=2) as (left, right):
+        for place, (way, _, colour) in enumerate(BARS):
+            found = rates[way]
+            span = [
+                [found["median"] - min(found["values"])],
+                [max(found["values"]) - found["median"]],
+            ]
+            left.bar(place, found["median"], color=colour, yerr=span, capsize=3)
+        left.set_xticks(range(len(BARS)), [label for _, label, _ in BARS], fontsize=8)
+        left.set_ylabel("MiB/s (median; the lines: lowest and highest)")
+        sizes = list(memory)
+        for offset, name in ((-0.2, "exporter"), (0.2, "store")):
+            places = [place + offset for place in range(len(sizes))]
+            right.bar(places, [memory[size][name] for size in sizes], width=0.38, label=name)
+        right.set_xticks(range(len(sizes)), [f"{size} MiB" for size in sizes])
+        right.set_xlabel("region")
+        right.set_ylabel("peak anonymous memory, MiB")
+        right.legend(fontsize=8)
