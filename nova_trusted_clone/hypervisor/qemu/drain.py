@@ -31,7 +31,6 @@ LOG = logging.getLogger(__name__)
 UNKNOWN, IS_ZERO, KEPT = 0, 1, 2
 BUFFER_BYTES = 4 << 20
 CHANGED = "source.page.changed"
-_CONNECT_LIMIT_S = 1.0
 
 
 class CaptureFailed(HypervisorError):
@@ -102,9 +101,11 @@ class DrainedCapture:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._connection is not None:
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+        for waiting in (self._listening, self._connection):
+            if waiting is not None:
+                # Wakes the drain's thread; it may have ended by itself.
+                with contextlib.suppress(OSError):
+                    waiting.shutdown(socket.SHUT_RDWR)
         if self._thread is not None:
             self._thread.join()
         if self._listening is not None:
@@ -134,7 +135,8 @@ class DrainedCapture:
     # -- the drain's thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        connection = self._accept()
+        assert self._listening is not None
+        connection = self._accept(self._listening)
         if connection is None:
             return
         self._connection = connection
@@ -146,15 +148,15 @@ class DrainedCapture:
             self.seconds = time.monotonic() - began
             self._end()
 
-    def _accept(self) -> socket.socket | None:
-        assert self._listening is not None
-        self._listening.settimeout(_CONNECT_LIMIT_S)
-        while not self._closed:
-            with contextlib.suppress(TimeoutError):
-                connection, _ = self._listening.accept()
-                connection.settimeout(None)
-                return connection
-        return None
+    def _accept(self, listening: socket.socket) -> socket.socket | None:
+        """QEMU's connection; None when closed before it came."""
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            if not self._closed:
+                raise
+            return None
+        return connection
 
     def _drain(self, connection: socket.socket) -> None:
         parser = StreamParser(self)

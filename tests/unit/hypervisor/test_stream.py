@@ -97,7 +97,8 @@ def test_a_run_of_equal_records_is_one_call() -> None:
         (b"QEVX" + bytes(4), "magic"),
         (struct.pack(">IIBI", 0x5145564D, 3, 7, 1 << 30), "a name of"),
         (streams.header(BLOCKS)[:-5] + b"\x7e\0\0\0\x09", "does not end"),
-        (streams.header({"pc.ram": PAGE + 1}), "block 'pc.ram'"),
+        (streams.header({"pc.ram": PAGE + 1}), "no block list"),
+        (streams.header({"pc.ram": PAGE + 1, "b": PAGE - 1}), "block 'pc.ram'"),
         (streams.header(BLOCKS) + streams.part(streams.page(64, bytes(PAGE), "pc.ram")), "beyond"),
         (
             streams.header(BLOCKS) + streams.part(streams.page(0, bytes(PAGE), "nvram")),
