@@ -147,11 +147,13 @@ class Frozen:
     :ivar regions: every RAM block, disk, the device state and the definition
     :ivar pause_s: from the guest's stop to its going on, as the hypervisor's events tell
     :ivar vtpm: the vTPM's state at that instant, taken out of the device state
+    :ivar steps: each step's name and seconds, in order; not all of them are within the pause
     """
 
     regions: tuple[RegionSource, ...]
     pause_s: float
     vtpm: VtpmBlobs | None = dataclasses.field(default=None, repr=False)
+    steps: tuple[tuple[str, float], ...] = ()
 
 
 class SourceHypervisor(Protocol):
@@ -160,7 +162,9 @@ class SourceHypervisor(Protocol):
     def inspect(self, server_uuid: str) -> ServerShape:
         """Describe the server; raises when there is none."""
 
-    def freeze(self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path) -> Frozen:
+    def freeze(
+        self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
+    ) -> Frozen:
         """Freeze memory, device state and disks at one instant and let the server run on.
 
         The memory stream is sent to ``drain_socket``, where an exporter listens already. What this puts onto the server is
