@@ -81,6 +81,16 @@ def test_no_mutated_chain_is_accepted(leaf: bytes, middle: bytes) -> None:
     assert verdict.ok == ((leaf, middle) == EK_CHAIN)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_no_certificate_with_a_single_bit_flipped_is_accepted() -> None:
+    """All of them: the library reads some fields late, and each has to be read before it is used."""
+    for place in range(len(HOST.ak_cert) * 8):
+        spoiled = bytearray(HOST.ak_cert)
+        spoiled[place // 8] ^= 1 << place % 8
+        verdict = certchain.verify_chain(bytes(spoiled), [], CLOUD.anchors, Role.ATTESTATION, NOW)
+        assert not verdict.ok, f"bit {place}"
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),

@@ -122,7 +122,7 @@ def verify_chain(
     verdict = Verdict.of(
         "trusted-clone.certificate.anchor",
         root is not None,
-        f"{chain[-1].subject}, issued by {chain[-1].parsed.issuer.rfc4514_string()[:200]}",
+        f"{chain[-1].subject}, issued by {chain[-1].issuer}",
         f"one issued by one of the {len(roots)} {role.value} roots",
     )
     chain += [root] if root is not None else []
@@ -186,8 +186,7 @@ def _judge_any(item: Certificate, now: int, is_root: bool) -> Verdict:
     verdict = Verdict.of(
         "trusted-clone.certificate.expired",
         item.valid_at(now),
-        f"{item.subject}, valid {item.parsed.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} to"
-        f" {item.parsed.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        f"{item.subject}, valid from {item.not_before} to {item.not_after}",
         f"one valid at {now}",
     )
     verdict += Verdict.of(

@@ -45,6 +45,7 @@ UNREADABLE = (
 class Certificate:
     """A certificate, read completely, so that nothing about it can fail later.
 
+    :ivar not_before: seconds since 1970, as is ``not_after``
     :ivar usages: the extended key usages; empty when there is no such extension
     :ivar path_length: how many authorities may stand below it; None is no limit
     :ivar signs: keyUsage's digitalSignature; ``encrypts``: keyEncipherment or keyAgreement. True
@@ -59,6 +60,9 @@ class Certificate:
     parsed: x509.Certificate
     der: bytes
     subject: str
+    issuer: str
+    not_before: int
+    not_after: int
     public_key: object
     usages: frozenset[x509.ObjectIdentifier]
     is_authority: bool
@@ -83,11 +87,7 @@ class Certificate:
 
     def valid_at(self, now: int) -> bool:
         """Whether ``now``, seconds since 1970, is within its validity."""
-        return (
-            seconds(self.parsed.not_valid_before_utc)
-            <= now
-            <= seconds(self.parsed.not_valid_after_utc)
-        )
+        return self.not_before <= now <= self.not_after
 
     def issued(self, child: Certificate) -> bool:
         """Whether ``child`` names this as its issuer and is signed by its key."""
@@ -128,6 +128,11 @@ def read(der: bytes, what: str) -> Certificate:
 
 
 def _read_all(parsed: x509.Certificate, der: bytes) -> Certificate:
+    if parsed.serial_number <= 0:
+        raise ValueError("its serial number is not positive")
+    if not der.endswith(b"\0" + parsed.signature):
+        # Outside of what is signed; the library takes any count of unused bits there.
+        raise ValueError("its signature is not in DER: it has unused bits")
     extensions = parsed.extensions
     found = {extension.oid: extension.value for extension in extensions}
     basic = found.get(ExtensionOID.BASIC_CONSTRAINTS)
@@ -140,6 +145,9 @@ def _read_all(parsed: x509.Certificate, der: bytes) -> Certificate:
         parsed=parsed,
         der=der,
         subject=parsed.subject.rfc4514_string()[:200],
+        issuer=parsed.issuer.rfc4514_string()[:200],
+        not_before=seconds(parsed.not_valid_before_utc),
+        not_after=seconds(parsed.not_valid_after_utc),
         public_key=parsed.public_key(),
         usages=frozenset(extended) if isinstance(extended, x509.ExtendedKeyUsage) else frozenset(),
         is_authority=is_authority,
