@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.helpers import remove
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Incoming, Phase, Rejected
@@ -39,10 +40,11 @@ class Destination:
             signed = SignedOrder.decode(raw_order)
         except CoreError as error:
             raise Rejected(f"order: {error}") from error
+        ground = self._host.ground()
         verdict, order = verify_order(
             signed,
-            self._host.anchors(),
-            self._host.policy(),
+            ground.anchors,
+            ground.policy,
             self._host.now(),
             self._host.local.host_id,
             "destination",
@@ -61,7 +63,8 @@ class Destination:
             if directory.exists():
                 raise Rejected(f"clone {order.clone_id.hex()} was prepared before")
             directory.mkdir(mode=0o700)
-            clone = Incoming(self._host, directory, signed, order, identity)
+            ground.save(directory)
+            clone = Incoming(self._host, directory, signed, order, identity, ground)
             clone.save()
             self._clones[clone.clone_id] = clone
         clone.expect()
@@ -116,7 +119,10 @@ class Destination:
             raw["uuid"],
             tuple(NicIdentity(nic["mac"], nic["bridge"]) for nic in raw["nics"]),
         )
-        return Incoming(self._host, directory, signed, signed.order(), identity), record
+        clone = Incoming(
+            self._host, directory, signed, signed.order(), identity, Ground.load(directory)
+        )
+        return clone, record
 
     def _watch(self) -> None:
         while not self._closing.wait(WATCH_S):

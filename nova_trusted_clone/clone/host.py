@@ -8,8 +8,7 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-from nova_trusted_clone.core.attest.certchain import TrustAnchors
-from nova_trusted_clone.core.attest.policy import Policy
+from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.core.protocol.source import LocalHost
 from nova_trusted_clone.ports import (
     DestinationHypervisor,
@@ -72,16 +71,14 @@ class Host:
     """Everything that the source's and the destination's use cases need.
 
     :ivar open_tpm: opens the host's TPM; the caller closes it, so that others can use it in between
-    :ivar anchors: reads the operator's roots anew
-    :ivar policy: reads the policy anew, so that a change needs no restart
+    :ivar ground: reads the operator's roots and policy anew, so that a change needs no restart
     """
 
     local: LocalHost
     place: Place
     limits: Limits
     open_tpm: Callable[[], Tpm]
-    anchors: Callable[[], TrustAnchors]
-    policy: Callable[[], Policy]
+    ground: Callable[[], Ground]
     vtpms: VtpmFactory
     source: SourceHypervisor
     destination: DestinationHypervisor

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.helpers import decode, pack_vtpm, unpack_vtpm
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.session import Session, Signer
@@ -61,6 +62,7 @@ class Incoming:
         signed: SignedOrder,
         order: Order,
         identity: Identity,
+        ground: Ground,
     ) -> None:
         self.order = order
         self.clone_id = order.clone_id.hex()
@@ -71,6 +73,7 @@ class Incoming:
         self.store = Store(host.place.stores / order.freeze_group.hex())
         self._host = host
         self._signed = signed
+        self._ground = ground
         self._directory = directory
         self._lock = threading.RLock()
         self._saving = threading.RLock()
@@ -217,8 +220,8 @@ class Incoming:
         guard = ReplayedUses() if replayed else UsedIds(self._host.place.used)
         return DestinationSession(
             self._host.local,
-            self._host.anchors(),
-            self._host.policy(),
+            self._ground.anchors,
+            self._ground.policy,
             self._signed,
             self.store.certificate(),
             guard,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.session import Session, Signer
 from nova_trusted_clone.core.errors import CoreError
@@ -74,8 +75,10 @@ class Outgoing:
         signed: SignedOrder,
         order: Order,
         destination: Destination,
+        ground: Ground,
     ) -> None:
         self.order = order
+        self.ground = ground
         self.clone_id = order.clone_id.hex()
         self.phase = Phase.STARTING
         self.reason = ""
@@ -208,8 +211,8 @@ class Outgoing:
     def _machine(self, exporter_certificate: bytes) -> SourceSession:
         return SourceSession(
             self._host.local,
-            self._host.anchors(),
-            self._host.policy(),
+            self.ground.anchors,
+            self.ground.policy,
             self._signed,
             exporter_certificate,
         )

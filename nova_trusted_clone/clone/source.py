@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import preflight, records
+from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.helpers import Guard, Helper, decode, encode, pack_vtpm, remove
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.outgoing import CloneFailed, Destination, Outgoing, Phase, Serving
@@ -25,6 +26,7 @@ from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol.events import FreezeDone, VtpmIdentity
 from nova_trusted_clone.core.protocol.messages import Counts
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
+from nova_trusted_clone.core.protocol.proofs import certified_vtpm
 from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape, VtpmInstance
 
 LOG = logging.getLogger(__name__)
@@ -62,7 +64,9 @@ class FreezeJob:
         """Add a clone; before ``run`` only."""
         directory = self.directory / "clones" / order.clone_id.hex()
         directory.mkdir(mode=0o700, parents=True)
-        clone = Outgoing(self._host, directory, signed, order, destination)
+        ground = self._host.ground()
+        ground.save(directory)
+        clone = Outgoing(self._host, directory, signed, order, destination, ground)
         clone.save()
         self.clones.append(clone)
 
@@ -108,9 +112,8 @@ class FreezeJob:
 
     def _preflight(self) -> None:
         shape: ServerShape = self._host.source.inspect(self.server_uuid)
-        policy = self._host.policy()
         for clone in self.clones:
-            reasons = preflight.obstacles(clone.order, shape, policy)
+            reasons = preflight.obstacles(clone.order, shape, clone.ground.policy)
             if reasons:
                 clone.fail("; ".join(reasons))
         self._require_some()
@@ -192,10 +195,32 @@ class FreezeJob:
             RegionSource("vtpm", "vtpm", path.stat().st_size, {"type": "file", "path": str(path)})
         ]
 
+    def _vouching_vtpm(self, frozen: Frozen) -> VtpmInstance | None:
+        """The frozen vTPM if it can vouch; else none, where the policy lets the host's AK vouch alone.
+
+        :raises FreezeFailed: where it does not
+        """
+        if frozen.vtpm is None:
+            return None
+        shadow = self._host.vtpms.shadow(frozen.vtpm)
+        ground = self.clones[0].ground
+        verdict = certified_vtpm(
+            shadow.ek_chain, self._host.local.host_id, ground.anchors, self._host.now()
+        )
+        if verdict.ok:
+            return shadow
+        shadow.discard()
+        if not ground.policy.allow_without_vtpm:
+            raise FreezeFailed(
+                f"the server's vTPM is not one of this host's ({verdict}), and the policy does not let the host vouch alone"
+            )
+        LOG.info("freeze %s: the host vouches for the server: %s", self.group, verdict)
+        return None
+
     def _freeze_event(
         self, reply: dict[str, Any], frozen: Frozen
     ) -> tuple[FreezeDone, VtpmInstance | None]:
-        vtpm = self._host.vtpms.shadow(frozen.vtpm) if frozen.vtpm is not None else None
+        vtpm = self._vouching_vtpm(frozen)
         identity = None
         if vtpm is not None:
             identity = VtpmIdentity(
@@ -288,6 +313,7 @@ class FreezeJob:
                 signed,
                 signed.order(),
                 Destination(**record["destination"]),
+                Ground.load(path.parent),
             )
             clone.phase, clone.reason = Phase(record["phase"]), str(record["reason"])
             clone.store_certificate = bytes.fromhex(record["store_certificate"])

@@ -202,6 +202,17 @@ def serve(
     """Serve until ``stopped``."""
     options = conf.trusted_clone
     host = wiring.host(options)
+    with wiring.alone_in(host.place.state_path):
+        _serve(options, host, stopped, announce, make_source)
+
+
+def _serve(
+    options: Any,
+    host: Host,
+    stopped: threading.Event,
+    announce: Callable[[], None],
+    make_source: MakeSource,
+) -> None:
     source, destination = make_source(host), Destination(host)
     destination.resume()
     source.resume()

@@ -5,11 +5,14 @@ Every error here is the operator's to mend, so it names the option and the file.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from nova_trusted_clone.clone import identity
+from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.host import Host, Limits, Place
 from nova_trusted_clone.core.attest.certchain import TrustAnchors
 from nova_trusted_clone.core.attest.policy import Policy
@@ -44,6 +47,23 @@ def read_file(option: str, path: str, parse: Callable[[bytes], T]) -> T:
         raise ConfigError(f"{option}: {path}: {error}") from error
 
 
+@contextlib.contextmanager
+def alone_in(state_path: pathlib.Path) -> Iterator[None]:
+    """Hold a state path for a block of code: a second service there would take the first one's clones back.
+
+    :raises ConfigError: when another process holds it
+    """
+    # The kernel lets go of it when the process ends, however it ends; helpers do not inherit it.
+    with (state_path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"state_path: {state_path}: another service works there; each needs a path of its own"
+            ) from error
+        yield
+
+
 def _local(options: Any, enrolled: identity.HostIdentity) -> LocalHost:
     if options.host_id and options.host_id != enrolled.host_id:
         raise ConfigError(
@@ -54,6 +74,22 @@ def _local(options: Any, enrolled: identity.HostIdentity) -> LocalHost:
         "event_log",
         options.event_log,
         lambda raw: LocalHost(enrolled.host_id, enrolled.ak_public, enrolled.ak_chain, raw),
+    )
+
+
+def _ground(options: Any) -> Ground:
+    """Read both files; what is malformed is told with its option's name."""
+
+    def checked(parse: Callable[[bytes], object]) -> Callable[[bytes], bytes]:
+        def keep(raw: bytes) -> bytes:
+            parse(raw)
+            return raw
+
+        return keep
+
+    return Ground(
+        read_file("anchors_file", options.anchors_file, checked(TrustAnchors.from_pem)),
+        read_file("policy_file", options.policy_file, checked(Policy.parse)),
     )
 
 
@@ -91,11 +127,10 @@ def host(options: Any) -> Host:
         place=place,
         limits=limits(options),
         open_tpm=lambda: EsysTpm(options.tpm),
-        anchors=lambda: read_file("anchors_file", options.anchors_file, TrustAnchors.from_pem),
-        policy=lambda: read_file("policy_file", options.policy_file, Policy.parse),
+        ground=lambda: _ground(options),
         vtpms=SwtpmFactory(issuer, place.state_path / "vtpm", options.vtpm_pool_size),
         source=QemuSource(options.libvirt_uri),
         destination=QemuDestination(options.libvirt_uri, pathlib.Path(options.memory_backing_dir)),
     )
-    made.anchors(), made.policy()  # malformed files are told at the start, not with the first clone
+    made.ground()  # malformed files are told at the start, not with the first clone
     return made
