@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from bench import figure, hash_disk, hash_memory, transfer
+from bench import figure, hash_disk, hash_memory, pause, transfer
 from bench.report import BenchError, Report, Settings
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
@@ -33,7 +33,7 @@ class Measurement(Protocol):
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    module.NAME: module for module in (hash_memory, hash_disk, transfer)
+    module.NAME: module for module in (hash_memory, hash_disk, transfer, pause)
 }
 
 

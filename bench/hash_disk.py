@@ -35,6 +35,8 @@ SIZES_GIB = (1, 2, 4, 8, 16, 32, 64)
 # Of a disk that is partly used, so much is data.
 SAME_DATA_GIB = 1
 FREEZE = bytes(16)
+# The ways that read a disk full of data.
+FULL = ("product", "read-only", "openssl", "product-two")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +140,19 @@ def _measure(settings: Settings, disk: _Disk, parts: Parts) -> dict[str, Samples
 
 def _row(size_gib: int, found: dict[str, Samples], parts: Parts) -> dict[str, Any]:
     """Seconds for a disk of this size; each is the part's median times how much larger it is."""
-    size, row = size_gib * GIB, {"gib": size_gib, "seconds": {}, "extrapolated": {}}
-    ways = {name: size / parts.data for name in ("product", "read-only", "openssl", "product-two")}
-    for name, times in ways.items():
-        row["seconds"][name] = round(found[name].median * times, 4)
-        row["extrapolated"][name] = times != 1
+    size = size_gib * GIB
+    full = {name: found[name].median * size / parts.data for name in FULL}
     some = min(size, SAME_DATA_GIB * GIB)
-    row["seconds"]["mostly-holes"] = round(
-        found["product"].median * some / parts.data
-        + found["holes"].median * (size - some) / parts.holes,
-        4,
-    )
-    row["extrapolated"]["mostly-holes"] = True
-    return row
+    data_s = found["product"].median * some / parts.data
+    holes_s = found["holes"].median * (size - some) / parts.holes
+    return {
+        "gib": size_gib,
+        "seconds": {
+            name: round(value, 4)
+            for name, value in {**full, "mostly-holes": data_s + holes_s}.items()
+        },
+        "extrapolated": {**dict.fromkeys(FULL, size != parts.data), "mostly-holes": True},
+    }
 
 
 def _figures(found: dict[str, Samples]) -> tuple[Figure, ...]:

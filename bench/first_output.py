@@ -1,0 +1,157 @@
+"""How long from the order of a clone to the clone's first output.
+
+The whole product between two hosts of the lab: agents, attestation, freeze, transfer, a lazy restore.
+The source's memory has several sizes, most of it really filled; a clone that starts before its memory
+is there takes as long whatever the size. Peak anonymous memory of exporter and store is noted too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import libvirt
+
+from bench import drawing, labhosts, machine
+from bench.figure import AT_MOST, Figure
+from bench.milestones import ConsoleWatch, Timeline, phases
+from bench.peer import MemoryWatch
+from bench.report import BenchError, Report, Settings
+from bench.sampling import Samples, named_json
+from nova_trusted_clone.datapath import processes
+from nova_trusted_clone.transport.rpc import RpcError
+
+from labkit import guests, ordering  # noqa: I001 - labhosts says where it is
+from labkit.errors import LabError
+from labkit.operator import Operator
+
+if TYPE_CHECKING:
+    from labkit.guests import Guest
+    from labkit.lab import Lab
+    from labkit.ordering import Cloning
+
+NAME = "first_output"
+TITLE = "From the order to the clone's first output (lazy)"
+SIZES_MIB = (256, 1024, 2048)
+OUTPUT_LIMIT_S = 300.0
+COMPLETE_LIMIT_S = 600.0
+GONE_LIMIT_S = 60.0
+MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One clone: when what happened, and what its helpers needed."""
+
+    timeline: Timeline
+    pause_s: float
+    peak_mib: dict[str, float]
+
+    @property
+    def output_s(self) -> float:
+        """Seconds to the first output."""
+        return self.timeline.after_s["output"]
+
+
+def measure(settings: Settings) -> Report:
+    """Measure."""
+    facts = machine.facts()
+    sizes = SIZES_MIB[:2] if settings.quick else SIZES_MIB
+    runs: dict[int, list[_Run]] = {size: [] for size in sizes}
+    with labhosts.up(settings.say) as lab:
+        operator = Operator(lab)
+        try:
+            settings.say("enrolling both hosts, starting their agents")
+            operator.prepare()
+            for number in range(1 if settings.quick else 3):
+                for size in sizes:
+                    settings.say(f"cloning a guest with {size} MiB, round {number + 1}")
+                    runs[size].append(_clone(lab, operator, size))
+        except RpcError as error:
+            raise BenchError(f"an agent: {error}") from error
+    found = {size: Samples(tuple(run.output_s for run in all_)) for size, all_ in runs.items()}
+    return Report(
+        name=NAME,
+        title=TITLE,
+        quick=settings.quick,
+        machine=facts,
+        data={
+            "filled": labhosts.FILLED,
+            "seconds": named_json({str(size): one for size, one in found.items()}),
+            "median_part_seconds": {str(size): _parts(all_) for size, all_ in runs.items()},
+            "runs": {str(size): [_row(run) for run in all_] for size, all_ in runs.items()},
+        },
+        figures=(*_figures(found), *_memory_figures(runs)),
+        notes=(
+            "parts: from the agents' logs (milliseconds) and the clone's console file, looked at every"
+            " 2 ms; 'until QEMU runs' ends when QEMU has opened the console",
+            "the guest says a line a second and checks its memory all the time; its console also shows"
+            " what was in the serial port at the freeze",
+            "peak_mib: anonymous memory (RssAnon) of the exporter's and the store's process",
+        ),
+    )
+
+
+def _clone(lab: Lab, operator: Operator, size_mib: int) -> _Run:
+    with labhosts.guest(lab.source, size_mib) as source:
+        ordered_at = time.time()
+        cloning = ordering.order(operator, source, lab.destination)
+        clone = cloning.clones[0]
+        console = lab.destination.state_path / "clones" / clone.clone_id / "console0.log"
+        try:
+            with (
+                _helpers(lab, cloning.group) as memory,
+                ConsoleWatch(console, OUTPUT_LIMIT_S) as watch,
+            ):
+                ended = cloning.wait(COMPLETE_LIMIT_S)[0]
+                watch.wait()
+            if ended.phase != "complete" or watch.output_at is None:
+                raise BenchError(f"a clone of {size_mib} MiB: {ended.phase}: {ended.reason}")
+            labhosts.require_sound(source)
+            told = {
+                **phases(_log(operator, lab.destination), clone.clone_id),
+                **phases(_log(operator, lab.source), clone.clone_id),
+            }
+            peaks = {name: round(peak / MIB, 2) for name, peak in memory.peak_bytes.items()}
+            return _Run(Timeline.of(ordered_at, told, watch), cloning.pause_s(), peaks)
+        finally:
+            _remove(lab, cloning)
+
+
+def _log(operator: Operator, host: Any) -> list[str]:
+    text: str = operator.agent(host).log.read_text(errors="replace")
+    return text.splitlines()
+
+
+@contextlib.contextmanager
+def _helpers(lab: Lab, group: str) -> Any:
+    """Watch the memory of the exporter and the store of a freeze, which start within the block."""
+    places = {
+        "exporter": lab.source.state_path / "freezes" / group / "exporter",
+        "store": lab.destination.state_path / "stores" / group,
+    }
+
+    def pid(name: str) -> int:
+        found = processes.find(places[name])
+        return found.pid if found is not None else 0
+
+    with MemoryWatch({name: lambda name=name: pid(name) for name in places}) as watch:
+        yield watch
+
+
+def _remove(lab: Lab, cloning: Cloning) -> None:
+    """End the clone and wait until its store has gone, so that the next one finds the memory free."""
+    with guests.connected(lab.destination) as connection:
+        for clone in cloning.clones:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.lookupByUUIDString(clone.uuid).destroy()
+    deadline = time.monotonic() + GONE_LIMIT_S
+    store = lab.destination.state_path / "stores" / cloning.group
+    while store.exists():
+        if time.monotonic() > deadline:
+            raise LabError(f"the store of freeze {cloning.group} stays though its clone has gone")
+        time.sleep(0.1)
