@@ -75,7 +75,7 @@ class QemuDestination:
         made = identity.of_clone(plan.definition, plan.identity, plan.directory, plan.backings)
         overlays = {t: identity.overlay(plan.directory, t) for t in plan.backings}
         image = plan.directory / IMAGE
-        files = [str(path) for path in (*overlays.values(), image)]
+        files = [*identity.files_below(made.text, plan.directory), str(image)]
         record = {"uuid": plan.identity.uuid, "name": plan.identity.name, "files": files}
         (plan.directory / JOURNAL).write_text(json.dumps(record))
         for target, backing in plan.backings.items():

@@ -65,6 +65,12 @@ def of_clone(
     )
 
 
+def files_below(text: str, directory: pathlib.Path) -> list[str]:
+    """Every file below ``directory`` that a definition names: disks, serial lines, logs."""
+    values = {v for e in definition.parse(text).iter() for v in e.attrib.values()}
+    return sorted(value for value in values if value.startswith(f"{directory}/"))
+
+
 def _own_disks(
     devices: ET.Element, directory: pathlib.Path, backings: Mapping[str, pathlib.Path]
 ) -> None:
