@@ -29,7 +29,8 @@ _LINK = "anon_inode:[userfaultfd]"
 
 
 def lift_protection(process: ProcessId) -> int:
-    """Lift what is left; call it only when no snapshot is running. How many ranges there were.
+    """Lift whatever there is, and say how many ranges there were. A snapshot that still runs fails by this, and is meant to:
+    what it would save from then on is not of the frozen instant.
 
     :raises HypervisorError: something stays protected
     """

@@ -8,6 +8,7 @@ gets as open descriptors.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
@@ -62,6 +63,8 @@ _FIRST_FDSET = 746300
 _UNLIMITED = 10**12
 _RESUME_LIMIT_S = 30.0
 _CANCEL_LIMIT_S = 60.0
+# A QEMU that works answers within milliseconds, on a machine that is overloaded within some tenths of seconds.
+_ANSWER_LIMIT_S = 5.0
 _BUSY = (
     "setup",
     "active",
@@ -289,9 +292,12 @@ class QemuSource:
 
     @staticmethod
     def _release(domain: Any, monitor: Monitor, record: FreezeRecord) -> None:
-        if marker.owner(monitor) != record.token:
+        if _owner(monitor, record.process) != record.token:
             return
         if migration_status(monitor) in _BUSY:
+            # First this: a cancelled snapshot answers no write fault any more, but needs QEMU's big lock to
+            # end, which is often held by somebody who waits for such an answer.
+            rescue.lift_protection(record.process)
             monitor.execute("migrate_cancel")
         if not record.resumed:
             _let_run(domain, monitor)
@@ -308,6 +314,22 @@ class QemuSource:
         fdsets = (record.device_fdset, *(disk.fdset for disk in record.disks))
         diskfreeze.forget_fdsets(monitor, fdsets)
         marker.take(monitor)
+
+
+def _owner(monitor: Monitor, process: ProcessId) -> str | None:
+    """Whose freeze the server is under, also when QEMU itself waits for a write that nobody answers.
+
+    That happens when the drain's reader has died. Lifting the protection ends that snapshot for good, whoever's it was: it was
+    lost already.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(marker.owner, monitor)
+        try:
+            return answer.result(_ANSWER_LIMIT_S)
+        except concurrent.futures.TimeoutError:
+            LOG.warning("process %d does not answer: lifting its write protection", process.pid)
+            rescue.lift_protection(process)
+            return answer.result()
 
 
 def _let_run(domain: Any, monitor: Monitor) -> None:

@@ -124,11 +124,11 @@ class FrozenSources:
         }
 
     def close(self) -> None:
-        """End the drain and let everything go."""
+        """End the drain and let everything go; repeatable."""
         self._capture.close()
-        for disk in self._disks:
-            disk.close()
-        for file in self._files:
-            file.close()
-        if self._direct is not None:
-            self._direct.close()
+        disks, self._disks = self._disks, []
+        files, self._files = self._files, []
+        direct, self._direct = self._direct, None
+        for opened in (*disks, *files, direct):
+            if opened is not None:
+                opened.close()
