@@ -18,3 +18,11 @@ turns, medians, spread), ``figure`` (wanted and reached), ``machine`` (what it r
 Nothing in the product imports this, and no option of the product does what the bench does to leave
 parts out.
 """
+
+import pathlib
+import sys
+
+# The lab's package lies in tools/, for the lab and the bench alone.
+_TOOLS = str(pathlib.Path(__file__).resolve().parents[1] / "tools")
+if _TOOLS not in sys.path:
+    sys.path.append(_TOOLS)

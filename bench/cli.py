@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from bench import figure, hash_disk, hash_memory, pause, transfer
+from bench import figure, first_output, hash_disk, hash_memory, pause, transfer
 from bench.report import BenchError, Report, Settings
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 SHARED_MEMORY = pathlib.Path("/dev/shm")
 # Source file, store's copy and slack of the largest transfer.
 NEEDED_BYTES = 6 << 30
+# Something else runs: two cores are shared with it, and every rate and every ratio of cores suffers.
+BUSY_LOAD = 0.7
 
 
 class Measurement(Protocol):
@@ -33,7 +36,7 @@ class Measurement(Protocol):
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    module.NAME: module for module in (hash_memory, hash_disk, transfer, pause)
+    module.NAME: module for module in (hash_memory, hash_disk, transfer, pause, first_output)
 }
 
 
@@ -41,15 +44,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 0 when every measurement was made, 1 when one could not be. Missed figures are told, not punished."""
     asked = _parser().parse_args(arguments)
     names = asked.only or list(MEASUREMENTS)
+    asked.output.mkdir(parents=True, exist_ok=True)
     if asked.redraw:
         return _redraw(names, asked.output)
-    asked.output.mkdir(parents=True, exist_ok=True)
-    failed = [name for name in names if not _run(name, asked.quick, asked.output)]
-    figures = [one for name in names if name not in failed for one in _read(asked.output, name)]
-    print(figure.table(figures))
+    if len(names) == 1:
+        failed = [] if _run(names[0], asked.quick, asked.output) else names
+    else:
+        failed = [name for name in names if not _run_apart(name, asked.quick, asked.output)]
+    made = [Report.read(asked.output / f"{name}.json") for name in names if name not in failed]
+    print(figure.table([one for report in made for one in report.figures]))
+    for warning in warnings(made):
+        _say(warning)
     for name in failed:
         print(f"bench: {name} could not be measured", file=sys.stderr)
     return 1 if failed else 0
+
+
+def warnings(made: Sequence[Report]) -> list[str]:
+    """Why numbers do not count, for a person who would quote them."""
+    found = [f"{one.name}: a quick run; for a look only" for one in made if one.quick]
+    for one in made:
+        load = float(one.machine["load_1min_before"])
+        if load > BUSY_LOAD:
+            found.append(f"{one.name}: the machine was busy before (load {load:g}): measure again")
+    return found
+
+
+def _run_apart(name: str, quick: bool, output: pathlib.Path) -> bool:
+    """In a process of its own: one measurement's memory and threads are none of the next one's, nor is its crash."""
+    command = [sys.executable, "-m", "bench", "--only", name, "--output", str(output)]
+    command += ["--quick"] if quick else []
+    return subprocess.run(command, cwd=RESULTS.parents[1], check=False).returncode == 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,10 +88,14 @@ def _parser() -> argparse.ArgumentParser:
         help=f"only this one, repeatable: {', '.join(MEASUREMENTS)}",
     )
     parser.add_argument(
-        "--output", type=pathlib.Path, default=RESULTS, help="for JSON and plots (bench/results)"
+        "--output", type=_absolute, default=RESULTS, help="for JSON and plots (bench/results)"
     )
     parser.add_argument("--redraw", action="store_true", help="only draw the plots again")
     return parser
+
+
+def _absolute(text: str) -> pathlib.Path:
+    return pathlib.Path(text).resolve()
 
 
 def _run(name: str, quick: bool, output: pathlib.Path) -> bool:
@@ -92,10 +121,6 @@ def _redraw(names: Sequence[str], output: pathlib.Path) -> int:
     for name in names:
         MEASUREMENTS[name].draw(Report.read(output / f"{name}.json"), output / f"{name}.png")
     return 0
-
-
-def _read(output: pathlib.Path, name: str) -> tuple[figure.Figure, ...]:
-    return Report.read(output / f"{name}.json").figures
 
 
 def _roomy() -> str | None:

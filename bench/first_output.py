@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import libvirt
+from labkit import guests, ordering
+from labkit.errors import LabError
+from labkit.host import Host
+from labkit.lab import Lab
+from labkit.operator import Operator
+from labkit.ordering import Cloning
 
 from bench import drawing, labhosts, machine
 from bench.figure import AT_MOST, Figure
-from bench.milestones import ConsoleWatch, Timeline, phases
+from bench.milestones import MILESTONES, ConsoleWatch, Timeline, phases
 from bench.peer import MemoryWatch
 from bench.report import BenchError, Report, Settings
 from bench.sampling import Samples, named_json
+from bench.transfer import GROWTH_MIB
 from nova_trusted_clone.datapath import processes
 from nova_trusted_clone.transport.rpc import RpcError
-
-from labkit import guests, ordering  # noqa: I001 - labhosts says where it is
-from labkit.errors import LabError
-from labkit.operator import Operator
-
-if TYPE_CHECKING:
-    from labkit.guests import Guest
-    from labkit.lab import Lab
-    from labkit.ordering import Cloning
 
 NAME = "first_output"
 TITLE = "From the order to the clone's first output (lazy)"
@@ -122,25 +121,23 @@ def _clone(lab: Lab, operator: Operator, size_mib: int) -> _Run:
             _remove(lab, cloning)
 
 
-def _log(operator: Operator, host: Any) -> list[str]:
+def _log(operator: Operator, host: Host) -> list[str]:
     text: str = operator.agent(host).log.read_text(errors="replace")
     return text.splitlines()
 
 
-@contextlib.contextmanager
-def _helpers(lab: Lab, group: str) -> Any:
+def _helpers(lab: Lab, group: str) -> MemoryWatch:
     """Watch the memory of the exporter and the store of a freeze, which start within the block."""
     places = {
         "exporter": lab.source.state_path / "freezes" / group / "exporter",
         "store": lab.destination.state_path / "stores" / group,
     }
 
-    def pid(name: str) -> int:
-        found = processes.find(places[name])
+    def pid(place: pathlib.Path) -> int:
+        found = processes.find(place)
         return found.pid if found is not None else 0
 
-    with MemoryWatch({name: lambda name=name: pid(name) for name in places}) as watch:
-        yield watch
+    return MemoryWatch({name: functools.partial(pid, at) for name, at in places.items()})
 
 
 def _remove(lab: Lab, cloning: Cloning) -> None:
@@ -155,3 +152,62 @@ def _remove(lab: Lab, cloning: Cloning) -> None:
         if time.monotonic() > deadline:
             raise LabError(f"the store of freeze {cloning.group} stays though its clone has gone")
         time.sleep(0.1)
+
+
+def _parts(runs: list[_Run]) -> dict[str, float]:
+    """The median of each part over the runs, in order."""
+    spans = [run.timeline.spans() for run in runs]
+    names = [name for name in MILESTONES.values() if all(name in one for one in spans)]
+    return {name: round(statistics.median(one[name] for one in spans), 4) for name in names}
+
+
+def _row(run: _Run) -> dict[str, Any]:
+    after = {name: round(at, 4) for name, at in sorted(run.timeline.after_s.items(), key=_second)}
+    return {"after_s": after, "pause_s": round(run.pause_s, 6), "peak_mib": run.peak_mib}
+
+
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
+
+
+def _figures(found: dict[int, Samples]) -> tuple[Figure, ...]:
+    name, small, large = "first output at 2 GiB / at 256 MiB", SIZES_MIB[0], SIZES_MIB[-1]
+    if large not in found:
+        return (Figure(name, AT_MOST, 1.5, None, remark="only in a full run"),)
+    remark = f"{found[large].median:.2f} s and {found[small].median:.2f} s"
+    ratio = found[large].per(found[small])
+    return (Figure.of(name, AT_MOST, 1.5, ratio, remark=remark),)
+
+
+def _memory_figures(runs: dict[int, list[_Run]]) -> tuple[Figure, ...]:
+    small, large = runs[SIZES_MIB[0]], runs.get(SIZES_MIB[-1])
+    figures = []
+    for name in ("exporter", "store"):
+        title = f"a clone's {name}: growth of its memory from 256 MiB to 2 GiB"
+        if large is None:
+            figures.append(Figure(title, AT_MOST, GROWTH_MIB, None, remark="only in a full run"))
+            continue
+        pairs = zip(small, large, strict=True)
+        grown = Samples(tuple(b.peak_mib[name] - a.peak_mib[name] for a, b in pairs))
+        peak = max(run.peak_mib[name] for run in large)
+        remark = f"peak {peak:.0f} MiB"
+        figures.append(Figure.of(title, AT_MOST, GROWTH_MIB, grown, unit=" MiB", remark=remark))
+    return tuple(figures)
+
+
+def draw(report: Report, path: pathlib.Path) -> None:
+    """What the time is made of, by size."""
+    parts: dict[str, dict[str, float]] = report.data["median_part_seconds"]
+    runs: dict[str, list[dict[str, Any]]] = report.data["runs"]
+    with drawing.sheet(report, path) as (axes,):
+        bottom = [0.0] * len(parts)
+        for name in MILESTONES.values():
+            heights = [one.get(name, 0.0) for one in parts.values()]
+            axes.bar(range(len(parts)), heights, 0.6, bottom=bottom, label=name)
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+        for place, size in enumerate(parts):
+            values = [run["after_s"]["output"] for run in runs[size]]
+            axes.plot([place] * len(values), values, "k.", markersize=5)
+        axes.set_xticks(range(len(parts)), [f"{size} MiB" for size in parts])
+        axes.set_ylabel("seconds (bars: medians; dots: each first output)")
+        axes.legend(fontsize=8)

@@ -35,16 +35,28 @@ SIZES_GIB = (1, 2, 4, 8, 16, 32, 64)
 # Of a disk that is partly used, so much is data.
 SAME_DATA_GIB = 1
 FREEZE = bytes(16)
-# The ways that read a disk full of data.
-FULL = ("product", "read-only", "openssl", "product-two")
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """How much of a disk is really read, bytes."""
+    """What is really read.
 
-    data: int
+    :ivar data: sizes of full disks, bytes, the largest last
+    :ivar holes: bytes of holes
+    """
+
+    data: tuple[int, ...]
     holes: int
+
+    @property
+    def most(self) -> int:
+        """The largest full disk that is read whole."""
+        return self.data[-1]
+
+
+# A full disk as large as this fits into the page cache of the least machine with a lab.
+FULL_RUN = Parts((GIB, 2 * GIB), 8 * GIB)
+QUICK_RUN = Parts((GIB // 4,), GIB)
 
 
 class _Disk:
@@ -88,93 +100,92 @@ def _on_two(pool: concurrent.futures.Executor, work: Callable[[range], None], ov
 def measure(settings: Settings) -> Report:
     """Measure."""
     facts = machine.facts()
-    parts = Parts(GIB // 4, GIB) if settings.quick else Parts(2 * GIB, 8 * GIB)
+    parts = QUICK_RUN if settings.quick else FULL_RUN
     whole = SIZES_GIB[-1] * GIB
     image = settings.disk_scratch / "disk.raw"
-    settings.say(f"a disk with {parts.data >> 20} MiB of data")
-    content.sparse(image, parts.data, whole)
+    settings.say(f"a disk with {parts.most >> 20} MiB of data")
+    content.sparse(image, parts.most, whole)
     with nbd_server.serving(image, settings.disk_scratch) as path:
         source = DiskSource(Region(1, "disk", "vda", whole), path, nbd_server.EXPORT)
         disk = _Disk(image, source, sealer(FREEZE, Ed25519PrivateKey.generate()))
         try:
-            found = _measure(settings, disk, parts)
+            found, holes = _measure(settings, disk, parts)
         finally:
             disk.close()
+    measured = {str(size): named_json(ways) for size, ways in found.items()}
     return Report(
         name=NAME,
         title=TITLE,
         quick=settings.quick,
         machine=facts,
         data={
-            "part_bytes": dataclasses.asdict(parts),
-            "seconds_for_part": named_json(found),
-            "sizes": [_row(size, found, parts) for size in SIZES_GIB],
+            "measured_bytes": dataclasses.asdict(parts),
+            "measured_seconds": {"full": measured, "holes": holes.to_json()},
+            "sizes": [row(size * GIB, found, holes, parts) for size in SIZES_GIB],
         },
-        figures=_figures(found),
+        figures=_figures(found[parts.most]),
         notes=(
-            f"a full disk was read up to {parts.data >> 20} MiB and holes up to {parts.holes >> 20} MiB;"
-            " what is larger is extrapolated: 'extrapolated' in its row says so",
-            f"mostly-holes: {SAME_DATA_GIB} GiB of data, the rest holes",
+            f"full disks were read whole up to {parts.most >> 20} MiB and holes up to {parts.holes >> 20} MiB;"
+            " larger ones are extrapolated from those: 'extrapolated' in their row says so",
+            f"mostly-holes: {SAME_DATA_GIB} GiB of data, the rest holes; added up from both parts",
             "data comes from the page cache",
         ),
     )
 
 
-def _measure(settings: Settings, disk: _Disk, parts: Parts) -> dict[str, Samples]:
-    data, holes = _segments(0, parts.data), _segments(parts.data, parts.holes)
+def _measure(
+    settings: Settings, disk: _Disk, parts: Parts
+) -> tuple[dict[int, dict[str, Samples]], Samples]:
+    """Seconds of every way by the size of a full disk, and of the holes."""
     rounds = 3 if settings.quick else 5
+    disk.limit(_segments(0, parts.most))  # into the page cache
+    found = {}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        works: dict[str, Callable[[], object]] = {
-            "product": functools.partial(disk.hash, data),
-            "read-only": functools.partial(disk.read, data),
-            "openssl": functools.partial(disk.limit, data),
-            "product-two": functools.partial(_on_two, pool, disk.hash, data),
-            "holes": functools.partial(disk.hash, holes),
-        }
-        disk.limit(data)  # into the page cache
-        settings.say("hashing it")
-        return by_turns(
-            {name: functools.partial(seconds, work) for name, work in works.items()}, rounds
-        )
+        for size in parts.data:
+            settings.say(f"hashing {size >> 20} MiB of data")
+            data = _segments(0, size)
+            found[size] = _timed(
+                {
+                    "product": functools.partial(disk.hash, data),
+                    "read-only": functools.partial(disk.read, data),
+                    "openssl": functools.partial(disk.limit, data),
+                    "product-two": functools.partial(_on_two, pool, disk.hash, data),
+                },
+                rounds,
+            )
+    settings.say(f"hashing {parts.holes >> 20} MiB of holes")
+    holes = _segments(parts.most, parts.holes)
+    return found, _timed({"holes": functools.partial(disk.hash, holes)}, rounds)["holes"]
 
 
-def _row(size_gib: int, found: dict[str, Samples], parts: Parts) -> dict[str, Any]:
-    """Seconds for a disk of this size; each is the part's median times how much larger it is."""
-    size = size_gib * GIB
-    full = {name: found[name].median * size / parts.data for name in FULL}
+def _timed(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, Samples]:
+    ways = {name: functools.partial(seconds, work) for name, work in works.items()}
+    return by_turns(ways, rounds)
+
+
+def row(
+    size: int, found: dict[int, dict[str, Samples]], holes: Samples, parts: Parts
+) -> dict[str, Any]:
+    """Seconds for a disk of this size: measured, or the largest measured one's times how much larger it is."""
+    base = size if size in found else parts.most
+    full = {name: one.median * size / base for name, one in found[base].items()}
     some = min(size, SAME_DATA_GIB * GIB)
-    data_s = found["product"].median * some / parts.data
-    holes_s = found["holes"].median * (size - some) / parts.holes
+    data_s = found[base]["product"].median * some / base
+    holes_s = holes.median * (size - some) / parts.holes
+    times = {**full, "mostly-holes": data_s + holes_s}
     return {
-        "gib": size_gib,
-        "seconds": {
-            name: round(value, 4)
-            for name, value in {**full, "mostly-holes": data_s + holes_s}.items()
-        },
-        "extrapolated": {**dict.fromkeys(FULL, size != parts.data), "mostly-holes": True},
+        "gib": size // GIB,
+        "seconds": {name: round(value, 4) for name, value in times.items()},
+        "extrapolated": {**dict.fromkeys(full, base != size), "mostly-holes": True},
     }
 
 
 def _figures(found: dict[str, Samples]) -> tuple[Figure, ...]:
-    beyond = Samples(
-        tuple(
-            (whole - read) / limit
-            for whole, read, limit in zip(
-                found["product"].values,
-                found["read-only"].values,
-                found["openssl"].values,
-                strict=True,
-            )
-        )
-    )
-    return (
-        Figure.of(
-            "disk: hashing and signing beyond reading / OpenSSL's SHA-256 of the file",
-            AT_MOST,
-            1.1,
-            beyond,
-        ),
-    )
+    """What hashing and signing add to reading, beside what OpenSSL needs to hash the same bytes."""
+    rounds = zip(*(found[name].values for name in ("product", "read-only", "openssl")), strict=True)
+    added = Samples(tuple((whole - read) / limit for whole, read, limit in rounds))
+    name = "disk: what hashing and signing add to reading / file read and hashed by OpenSSL"
+    return (Figure.of(name, AT_MOST, 1.1, added),)
 
 
 LINES = (

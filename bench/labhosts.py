@@ -5,27 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pathlib
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import libvirt
+from labkit import guests, libvirtd
+from labkit.errors import LabError
+from labkit.guests import Guest
+from labkit.host import Host
+from labkit.lab import Lab
+from labkit.paths import LabPaths
 
 from bench.report import BenchError, Say
-
-TOOLS = pathlib.Path(__file__).resolve().parents[1] / "tools"
-if str(TOOLS) not in sys.path:
-    sys.path.append(str(TOOLS))
-
-from labkit import guests, libvirtd  # noqa: E402 - found by the lines above
-from labkit.errors import LabError  # noqa: E402
-from labkit.lab import Lab  # noqa: E402
-from labkit.paths import LabPaths  # noqa: E402
-
-if TYPE_CHECKING:
-    from labkit.guests import Guest
-    from labkit.host import Host
 
 # Of a guest's memory; the rest is its kernel's. The more is filled the less zero pages flatter us.
 FILLED = 0.7

@@ -78,9 +78,7 @@ class Timeline:
     after_s: Mapping[str, float]
 
     @classmethod
-    def of(
-        cls, ordered_at: float, told: Mapping[str, float], watch: ConsoleWatch
-    ) -> Timeline:
+    def of(cls, ordered_at: float, told: Mapping[str, float], watch: ConsoleWatch) -> Timeline:
         """Put together what the logs told and what the console showed."""
         known = dict(told)
         for name, at in (("started", watch.started_at), ("output", watch.output_at)):

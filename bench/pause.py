@@ -11,7 +11,9 @@ from __future__ import annotations
 import pathlib
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from labkit.host import Host
 
 from bench import drawing, labhosts, machine, own_freeze, own_snapshot
 from bench.figure import AT_MOST, Figure
@@ -19,9 +21,6 @@ from bench.report import BenchError, Report, Settings
 from bench.sampling import Samples, named_json
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.ports import Frozen
-
-if TYPE_CHECKING:
-    from labkit.host import Host
 
 NAME = "pause"
 TITLE = "Pause of the source: the product's freeze and QEMU's own snapshot"

@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bench.report import BenchError
@@ -86,9 +86,12 @@ def anonymous_bytes(pid: int) -> int:
 
 
 class MemoryWatch:
-    """The most anonymous memory that some processes had while the block ran."""
+    """The most anonymous memory that some processes had while the block ran.
 
-    def __init__(self, **pids: int) -> None:
+    :param pids: tell each process's id now; 0: it does not run yet, or no more
+    """
+
+    def __init__(self, pids: Mapping[str, Callable[[], int]]) -> None:
         self._pids = pids
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
@@ -103,8 +106,6 @@ class MemoryWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while True:
+        while not self._ended.wait(SAMPLE_EVERY_S):
             for name, pid in self._pids.items():
-                self.peak_bytes[name] = max(self.peak_bytes[name], anonymous_bytes(pid))
-            if self._ended.wait(SAMPLE_EVERY_S):
-                return
+                self.peak_bytes[name] = max(self.peak_bytes[name], anonymous_bytes(pid()))

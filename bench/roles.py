@@ -59,7 +59,7 @@ def region(size: int) -> Region:
 
 
 def export(directory: str, file: str, size: int, sealed: bool) -> None:
-    """Serve a file as a frozen region."""
+    """Serve a file as a frozen region; each answer tells the processor time used so far."""
     seal = None if sealed else unsealed(FREEZE)
     exporter = Exporter(FREEZE, Ed25519PrivateKey.generate(), pathlib.Path(directory), seal=seal)
     source = FileSource(region(size), pathlib.Path(file))
@@ -71,9 +71,10 @@ def export(directory: str, file: str, size: int, sealed: bool) -> None:
     )
     try:
         for request in requests():
-            exporter.admit(base64.b64decode(request["admit"]), "bench")
-            exporter.publish([source])
-            say()
+            if "admit" in request:
+                exporter.admit(base64.b64decode(request["admit"]), "bench")
+                exporter.publish([source])
+            say(cpu_s=time.process_time())
     finally:
         exporter.close()
         source.close()
@@ -87,11 +88,15 @@ def store(directory: str, size: int, verified: bool) -> None:
         for request in requests():
             peer = base64.b64decode(request["certificate"])
             key = base64.b64decode(request["page_key"])
-            began = time.perf_counter()
+            began, cpu_before_s = time.perf_counter(), time.process_time()
             made.connect(LOOPBACK, request["port"], peer, FREEZE)
             made.fetch(key, FREEZE, RegionTable((region(size),)))
             _await(made)
-            say(seconds=time.perf_counter() - began, failed=made.status()["reason"])
+            say(
+                seconds=time.perf_counter() - began,
+                cpu_s=time.process_time() - cpu_before_s,
+                failed=made.status()["reason"],
+            )
     finally:
         made.close()
 

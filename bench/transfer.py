@@ -7,22 +7,22 @@ same bytes over plain TLS and plain TCP, on as many lines: the wire's limit on t
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import pathlib
 import shutil
+import statistics
 from typing import Any
 
 from bench import content, drawing, machine
 from bench.figure import AT_LEAST, AT_MOST, Figure
-from bench.peer import MemoryWatch, Peer, peer
+from bench.peer import MemoryWatch, peer
 from bench.report import Report, Settings
 from bench.sampling import Samples, by_turns, named_json
 from nova_trusted_clone.datapath.fetcher import FetchSettings
 
 NAME = "transfer"
 TITLE = "A transfer over TLS on loopback, with and without the verifier"
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 SMALL_BYTES, LARGE_BYTES = 256 * MIB, 2048 * MIB
 # Allocators keep what they once had; the bitmaps, digests and places are 1 part in 20,000.
 GROWTH_MIB = 16.0
@@ -32,16 +32,18 @@ LINES = FetchSettings().bulk_lines
 def _clone(directory: pathlib.Path, size: int, sealed: bool, verified: bool) -> dict[str, Any]:
     """One whole transfer by the product's exporter and store."""
     file, kept = directory / "region", directory / "store"
+    given = {"directory": str(directory), "file": str(file), "size": size, "sealed": sealed}
     try:
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(
-                peer("export", directory=str(directory), file=str(file), size=size, sealed=sealed)
-            )
-            target = stack.enter_context(
-                peer("store", directory=str(kept), size=size, verified=verified)
-            )
-            watch = stack.enter_context(MemoryWatch(exporter=source.pid, store=target.pid))
-            return {**_run(source, target), "peak_bytes": watch.peak_bytes}
+        with (
+            peer("export", **given) as source,
+            peer("store", directory=str(kept), size=size, verified=verified) as target,
+            MemoryWatch({"exporter": lambda: source.pid, "store": lambda: target.pid}) as watch,
+        ):
+            before_s = source.ask(admit=target.hello["certificate"])["cpu_s"]
+            found = target.ask(**source.hello)
+            exporter_s = source.ask(how="far")["cpu_s"] - before_s
+            cpu_s = {"exporter": exporter_s, "store": found["cpu_s"]}
+            return {**found, "cpu_s": cpu_s, "peak_bytes": watch.peak_bytes}
     finally:
         shutil.rmtree(kept, ignore_errors=True)
 
@@ -53,19 +55,15 @@ def _copy(directory: pathlib.Path, size: int, secure: bool) -> dict[str, Any]:
         peer("send", file=file, size=size, lines=LINES, secure=secure) as source,
         peer("receive", size=size, lines=LINES, secure=secure) as target,
     ):
-        return _run(source, target)
-
-
-def _run(source: Peer, target: Peer) -> dict[str, Any]:
-    source.ask(admit=target.hello["certificate"])
-    return target.ask(**source.hello)
+        source.ask(admit=target.hello["certificate"])
+        return target.ask(**source.hello)
 
 
 def measure(settings: Settings) -> Report:
     """Measure."""
     facts = machine.facts()
     size = (128 if settings.quick else 512) * MIB
-    rates = _rates(settings, size)
+    rates, processor = _rates(settings, size)
     memory = _memory(settings)
     return Report(
         name=NAME,
@@ -76,6 +74,7 @@ def measure(settings: Settings) -> Report:
             "region_bytes": size,
             "bulk_lines": LINES,
             "mib_per_s": named_json(rates),
+            "median_cpu_s_per_gib": processor,
             "peak_anonymous_mib": memory,
         },
         figures=(*_rate_figures(rates), *_memory_figures(memory)),
@@ -89,7 +88,8 @@ def measure(settings: Settings) -> Report:
     )
 
 
-def _rates(settings: Settings, size: int) -> dict[str, Samples]:
+def _rates(settings: Settings, size: int) -> tuple[dict[str, Samples], dict[str, dict[str, float]]]:
+    """MiB/s of every way; and the processor seconds a GiB of each end of the product's ways."""
     directory = settings.scratch
     content.fill(directory / "region", size)
     ways = {
@@ -99,14 +99,22 @@ def _rates(settings: Settings, size: int) -> dict[str, Samples]:
         "tls": functools.partial(_copy, directory, size, True),
         "tcp": functools.partial(_copy, directory, size, False),
     }
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
 
-    def rate(way: functools.partial[dict[str, Any]]) -> float:
-        return size / MIB / float(way()["seconds"])
+    def rate(name: str) -> float:
+        told[name].append(ways[name]())
+        return size / MIB / float(told[name][-1]["seconds"])
 
     settings.say(f"moving {size >> 20} MiB in {len(ways)} ways, {settings.rounds} times each")
-    return by_turns(
-        {name: functools.partial(rate, way) for name, way in ways.items()}, settings.rounds
-    )
+    rates = by_turns({name: functools.partial(rate, name) for name in ways}, settings.rounds)
+    processor = {
+        name: {
+            end: round(statistics.median(one["cpu_s"][end] for one in told[name]) * GIB / size, 4)
+            for end in ("exporter", "store")
+        }
+        for name in ("verified", "believing", "bare")
+    }
+    return rates, processor
 
 
 def _memory(settings: Settings) -> dict[str, dict[str, float]]:
