@@ -10,6 +10,7 @@ in QEMU; the kernel lets a process with CAP_SYS_PTRACE borrow it (pidfd_getfd(2)
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import logging
 import os
@@ -78,8 +79,10 @@ def _lift_through(pidfd: int, number: int, ranges: list[tuple[int, int]]) -> Non
                 # Without a mode bit: lift, and wake who waits.
                 fcntl.ioctl(borrowed, _UFFDIO_WRITEPROTECT, struct.pack("QQQ", start, size, 0))
                 fcntl.ioctl(borrowed, _UFFDIO_UNREGISTER, struct.pack("QQ", start, size))
-            except FileNotFoundError:
-                # ENOENT: this range is another descriptor's.
-                continue
+            except OSError as error:
+                # Another descriptor's range: one that QEMU forgot to close when an earlier snapshot failed. The
+                # caller looks whether all is lifted in the end.
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
+                    raise
     finally:
         os.close(borrowed)
