@@ -23,11 +23,13 @@ from nova_trusted_clone.datapath import bulk
 from nova_trusted_clone.datapath.errors import FrameError, PeerError, StoreFailed
 from nova_trusted_clone.datapath.exporter import NotFrozen
 from nova_trusted_clone.datapath.filters.rate import RateMeter
+from nova_trusted_clone.datapath.serving import WAIT_NOTICE_S
 from nova_trusted_clone.datapath.staging import Staging
 from nova_trusted_clone.datapath.verified import VerifiedRegions
 from nova_trusted_clone.transport import tls
 
 LOG = logging.getLogger(__name__)
+SHORTEST_SILENCE_S = 2.5 * WAIT_NOTICE_S
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +104,10 @@ class Lines:
 
     @property
     def _silence_limit_s(self) -> float:
-        # Shorter than the network's limit, so that a silent line is tried again before that.
-        return min(self.settings.silence_limit_s, max(0.5, self.settings.network_limit_s / 2))
+        # Shorter than the network's limit, so that a silent line is tried again before that; but
+        # two of the exporter's notices long, so that a busy source is not taken for a dead line.
+        half_s = max(SHORTEST_SILENCE_S, self.settings.network_limit_s / 2)
+        return min(self.settings.silence_limit_s, half_s)
 
     def open(self) -> Channel:
         """Open a line and exchange HELLOs.
@@ -195,10 +199,15 @@ class Line:
                     pause_s = min(pause_s * 2, self._lines.settings.longest_pause_s)
                 finally:
                     self._put_back()
-        except StoreFailed as failure:
-            self._regions.fail(failure)
-        except (CoreError, FrameError, PeerError) as error:
+        except (StoreFailed, PeerError) as error:
             LOG.error("the transfer ends: %s", error)
+            self._regions.fail(error)
+        except (CoreError, FrameError) as error:
+            LOG.error("the transfer ends, and what it brought is not served: %s", error)
+            self._regions.fail(error, distrust=True)
+        except Exception as error:
+            # A fault of ours must not leave guests waiting for a line that is no more.
+            LOG.exception("a line to the exporter broke down")
             self._regions.fail(error)
 
     def _over(self) -> bool:

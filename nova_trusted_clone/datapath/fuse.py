@@ -8,19 +8,18 @@ one freeze share it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
 import pathlib
 import stat
 import threading
-from collections.abc import Sequence
 
 import pyfuse3
 import trio
 
 from nova_trusted_clone.datapath.errors import DatapathError
+from nova_trusted_clone.datapath.mounts import unmount
 from nova_trusted_clone.datapath.store import Store
 from nova_trusted_clone.datapath.tree import Node, Tree
 
@@ -29,8 +28,6 @@ LOG = logging.getLogger(__name__)
 ATTRIBUTE_S = 3600.0
 # Reads that wait for the network hold a task each; names must be answered meanwhile.
 MAX_TASKS = 512
-_MNT_DETACH = 2
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class MountError(DatapathError):
@@ -287,26 +284,3 @@ class Mount:
             await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
         finally:
             pyfuse3.close(unmount=True)
-
-
-def mounts_below(directory: pathlib.Path) -> Sequence[pathlib.Path]:
-    """FUSE mounts at or below a directory, the innermost first, dead ones too (proc(5), mountinfo)."""
-    found = []
-    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        if after.startswith("fuse"):
-            raw = before.split()[4].encode().decode("unicode_escape").encode("latin-1")
-            found.append(pathlib.Path(os.fsdecode(raw)))
-    return sorted((p for p in found if p.is_relative_to(directory)), reverse=True)
-
-
-def unmount(directory: pathlib.Path) -> None:
-    """Unmount every FUSE mount at or below a directory, also when its process is gone or it is in use.
-
-    :raises OSError: when the kernel refuses
-    """
-    for path in mounts_below(directory.absolute()):
-        if _LIBC.umount2(os.fsencode(path), _MNT_DETACH) != 0:
-            number = ctypes.get_errno()
-            if number != errno.EINVAL:
-                raise OSError(number, os.strerror(number), str(path))

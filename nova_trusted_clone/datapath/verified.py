@@ -27,8 +27,6 @@ from nova_trusted_clone.datapath.filters.rate import RateMeter
 from nova_trusted_clone.datapath.prefetch import Place, Prefetch
 from nova_trusted_clone.datapath.staging import Staging
 
-VERIFICATION = "trusted-clone.segment"
-
 
 class Verifier:
     """Checks what comes from the exporter. The bench measures with another one; there is no option for it."""
@@ -79,6 +77,7 @@ class VerifiedRegions:
         self._prefetch = Prefetch(regions, self._missing)
         self._waiters: dict[Place, list[Callable[[], None]]] = {}
         self._failure: StoreFailed | None = None
+        self._distrusted = False
         self._summary: tuple[bytes, Counts] | None = None
         self.verified_rate = RateMeter()
         self.faults = 0
@@ -194,8 +193,8 @@ class VerifiedRegions:
         :raises StoreFailed: when it is not and never will be; after a failed verification, always
         """
         with self._condition:
-            if self._failure is not None and self._failure.code.startswith(VERIFICATION):
-                raise self._failure
+            if self._distrusted:
+                self._require_sound()
             if self._caches[region_id].has(offset, size):
                 return True
             self._require_sound()
@@ -232,12 +231,16 @@ class VerifiedRegions:
 
     # -- how it stands --
 
-    def fail(self, error: Exception) -> None:
-        """Nothing more comes in; who waits is told. The first reason stays."""
+    def fail(self, error: Exception, *, distrust: bool = False) -> None:
+        """Nothing more comes in; who waits is told. The first reason stays.
+
+        :param distrust: nothing comes out either, not even what was verified before
+        """
         code = getattr(error, "code", StoreFailed.code)
         with self._condition:
             if self._failure is None and self._summary is None:
                 self._failure = StoreFailed(str(error), code=code)
+                self._distrusted = distrust
             woken = [wake for wakes in self._waiters.values() for wake in wakes]
             self._waiters.clear()
             self._condition.notify_all()

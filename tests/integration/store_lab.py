@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nova_trusted_clone.core.integrity.leaf import digest_segment
 from nova_trusted_clone.core.integrity.manifest import Region
-from nova_trusted_clone.datapath import fuse, processes
+from nova_trusted_clone.datapath import mounts, processes
 from nova_trusted_clone.datapath.control import ControlClient
-from nova_trusted_clone.datapath.exporter import Exporter, ReplyFilter
+from nova_trusted_clone.datapath.exporter import Exporter, ExporterSettings, ReplyFilter
 from nova_trusted_clone.datapath.sources import FakeSource, SegmentSource
 
 FREEZE = bytes(range(16))
@@ -59,10 +59,11 @@ def exporting(
     given: list[SegmentSource] | list[FakeSource],
     reply_filter: ReplyFilter = lambda reply: reply,
     page_key: Ed25519PrivateKey | None = None,
+    settings: ExporterSettings | None = None,
 ) -> Iterator[tuple[Exporter, int]]:
     """An exporter that serves these sources."""
     key = page_key or Ed25519PrivateKey.generate()
-    exporter = Exporter(FREEZE, key, directory, reply_filter=reply_filter)
+    exporter = Exporter(FREEZE, key, directory, settings=settings, reply_filter=reply_filter)
     try:
         port = exporter.listen("127.0.0.1")
         if given:
@@ -80,7 +81,7 @@ class StoreProcess:
         self.mount = directory / "mnt"
         self.client = ControlClient(directory / "control.sock")
         self.process = processes.start("nova_trusted_clone.cmd.store", directory)
-        processes.wait_for_path(directory / "control.sock", self.process, 20)
+        processes.wait_for_path(directory / "control.sock", self.process, 60)
 
     def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """A control operation."""
@@ -116,7 +117,7 @@ class StoreProcess:
         )
         self.call("mount", path=str(self.mount))
 
-    def wait(self, limit_s: float = 30.0) -> dict[str, Any]:
+    def wait(self, limit_s: float = 60.0) -> dict[str, Any]:
         """Wait until it is complete or failed."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
@@ -128,7 +129,7 @@ class StoreProcess:
     def end(self) -> None:
         """End it by SIGTERM; unmount what a killed one left."""
         self.process.end()
-        fuse.unmount(self.directory)
+        mounts.unmount(self.directory)
 
 
 @contextlib.contextmanager

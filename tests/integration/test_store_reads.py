@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from nova_trusted_clone.datapath import fuse
+from nova_trusted_clone.datapath import mounts
 from tests.integration import store_lab as lab
 
 pytestmark = pytest.mark.integration
@@ -118,5 +118,5 @@ def test_the_end_leaves_nothing(tmp_path: pathlib.Path) -> None:
         store.wait()
         store.call("stop")
         assert store.process.wait(10)
-        assert not fuse.mounts_below(tmp_path)
+        assert not mounts.mounts_below(tmp_path)
         assert not (tmp_path / "store" / "pages").exists()

@@ -143,7 +143,7 @@ def test_nothing_unverified_goes_in_and_then_nothing_comes_out(tmp_path: pathlib
     with pytest.raises(CoreError) as caught:
         regions.accept(request, changed)
     assert (tmp_path / "1" / "data").read_bytes() == bytes(6 << 20)
-    regions.fail(caught.value)
+    regions.fail(caught.value, distrust=True)
     assert woken == [1]
     for region, offset in ((1, 0), (3, 0)):
         with pytest.raises(StoreFailed, match="leaf 0"):

@@ -1,0 +1,38 @@
+"""FUSE mounts of helper processes, found and taken off also when their process is dead.
+
+Apart from ``fuse.py``, so that who cleans up after a killed store needs no FUSE library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import pathlib
+from collections.abc import Sequence
+
+_MNT_DETACH = 2
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def mounts_below(directory: pathlib.Path) -> Sequence[pathlib.Path]:
+    """FUSE mounts at or below a directory, the innermost first, dead ones too (proc(5), mountinfo)."""
+    found = []
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("fuse"):
+            raw = before.split()[4].encode().decode("unicode_escape").encode("latin-1")
+            found.append(pathlib.Path(os.fsdecode(raw)))
+    return sorted((p for p in found if p.is_relative_to(directory)), reverse=True)
+
+
+def unmount(directory: pathlib.Path) -> None:
+    """Unmount every FUSE mount at or below a directory, also when its process is gone or it is in use.
+
+    :raises OSError: when the kernel refuses
+    """
+    for path in mounts_below(directory.absolute()):
+        if _LIBC.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+            number = ctypes.get_errno()
+            if number != errno.EINVAL:
+                raise OSError(number, os.strerror(number), str(path))
