@@ -6,11 +6,11 @@ import pathlib
 
 import numpy as np
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 8 << 20
 
 
 def fill(path: pathlib.Path, size_bytes: int, seed: int = 5) -> None:
-    """Write a file of random bytes; a block of 32 MiB again and again, each time shifted so that no two are the same.
+    """Write a file of random bytes; a block of 8 MiB again and again, each time shifted so that no two are the same.
 
     :raises OSError: no room
     """
