@@ -91,16 +91,19 @@ class Incoming:
         """Write down what a restarted service needs."""
         # What is written last must be what is the case: several threads enter phases.
         with self._saving:
-            record = {
-                "clone_id": self.clone_id,
-                "order": self._signed.encode().hex(),
-                "identity": identity_to_record(self.identity),
-                "phase": self.phase.value,
-                "reason": self.reason,
-                "regions": self._regions,
-                "last": [part.hex() for part in self._last],
-            }
-            records.write(self._directory / "clone.json", record)
+            self._write(self.phase, self.reason)
+
+    def _write(self, phase: Phase, reason: str) -> None:
+        record = {
+            "clone_id": self.clone_id,
+            "order": self._signed.encode().hex(),
+            "identity": identity_to_record(self.identity),
+            "phase": phase.value,
+            "reason": reason,
+            "regions": self._regions,
+            "last": [part.hex() for part in self._last],
+        }
+        records.write(self._directory / "clone.json", record)
 
     def enter(self, phase: Phase, reason: str = "") -> None:
         """Go to a phase and make that last.
@@ -111,8 +114,11 @@ class Incoming:
             if self.phase.ended:
                 raise Rejected(f"the clone has ended: {self.reason or self.phase.value}")
             LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
-            self.phase, self.reason = phase, reason
-            self.save()
+            try:
+                # Told to others only when it lasts.
+                self._write(phase, reason)
+            finally:
+                self.phase, self.reason = phase, reason
 
     def resume(self, record: Mapping[str, Any]) -> None:
         """After a restart: go on where that is safe, else take everything back."""
@@ -124,10 +130,30 @@ class Incoming:
         if self.phase not in (Phase.FETCHING, Phase.PROVISIONAL) or not self.store.alive:
             self.fail(f"the service ended while the clone was {self.phase.value}; order it anew")
             return
-        self._session = Session.resume(
+        try:
+            self._resume_session()
+        except (CoreError, records.RecordError, StoreFailed, Rejected) as error:
+            self.fail(f"after a restart: {error}")
+            return
+        self._start_running()
+
+    def _resume_session(self) -> None:
+        """Bring the session to where it stood, and do what was left to do."""
+        self._session, stood = Session.resume(
             self._machine(replayed=True), self._directory / "session.log", self._signers
         )
-        self._start_running()
+        self.fetched = stood.heard_a(events.TransferDone)
+        for action in stood.left:
+            if isinstance(action, actions.Send):
+                # The source did not get this answer, and repeats its message.
+                self._last = (hashlib.sha256(stood.last_message).digest(), action.data)
+            elif isinstance(action, actions.Completed):
+                self._complete(action.evidence)
+            elif isinstance(action, actions.Refused):
+                raise Rejected(f"refused: {action.verdict}")
+        if (self._directory / "evidence.json").exists():
+            self._final.set()
+        self.save()
 
     def expect(self) -> None:
         """Start the store already: it takes a moment, and has it before the source's first message."""
@@ -204,9 +230,12 @@ class Incoming:
             elif isinstance(action, actions.Refused):
                 raise Rejected(f"refused: {action.verdict}")
             elif isinstance(action, actions.Completed):
-                records.write(self._directory / "evidence.json", action.evidence)
-                self._final.set()
+                self._complete(action.evidence)
         return answer
+
+    def _complete(self, evidence: Mapping[str, Any]) -> None:
+        records.write(self._directory / "evidence.json", evidence)
+        self._final.set()
 
     def _open(self) -> None:
         self.enter(Phase.ATTESTING)
@@ -396,7 +425,10 @@ class Incoming:
             if self.phase.ended:
                 return
             self._stopped.set()
-            self.enter(Phase.FAILED, reason)
+            try:
+                self.enter(Phase.FAILED, reason)
+            except OSError as error:  # a full disk must not keep what is on it
+                LOG.error("clone %s: its record cannot be written: %s", self.clone_id, error)
             self.clean()
 
     def clean(self) -> None:

@@ -95,6 +95,7 @@ class Outgoing:
         )
         self._last_answer = time.monotonic()
         self._freeze_wanted = False
+        self._unfinished: Sequence[Any] | None = None
         self._saving = threading.RLock()
 
     # -- what is kept -------------------------------------------------------------------------------------------------
@@ -103,15 +104,18 @@ class Outgoing:
         """Write down what a restarted service needs."""
         # What is written last must be what is the case: several threads enter phases.
         with self._saving:
-            record = {
-                "clone_id": self.clone_id,
-                "order": self._signed.encode().hex(),
-                "destination": dataclasses.asdict(self._destination),
-                "phase": self.phase.value,
-                "reason": self.reason,
-                "store_certificate": self.store_certificate.hex(),
-            }
-            records.write(self._directory / "clone.json", record)
+            self._write(self.phase, self.reason)
+
+    def _write(self, phase: Phase, reason: str) -> None:
+        record = {
+            "clone_id": self.clone_id,
+            "order": self._signed.encode().hex(),
+            "destination": dataclasses.asdict(self._destination),
+            "phase": phase.value,
+            "reason": reason,
+            "store_certificate": self.store_certificate.hex(),
+        }
+        records.write(self._directory / "clone.json", record)
 
     def enter(self, phase: Phase, reason: str = "") -> None:
         """Go to a phase and make that last.
@@ -122,14 +126,26 @@ class Outgoing:
             if self.phase.ended:
                 raise CloneFailed(f"the clone has ended: {self.reason or self.phase.value}")
             LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
-            self.phase, self.reason = phase, reason
-            self.save()
+            try:
+                # Told to others only when it lasts.
+                self._write(phase, reason)
+            finally:
+                self.phase, self.reason = phase, reason
 
     def resume(self, exporter_certificate: bytes) -> None:
-        """Bring the session back to where the log ends."""
-        self._session = Session.resume(
-            self._machine(exporter_certificate), self._directory / "session.log", self._signers
-        )
+        """Bring the session back to where the log ends.
+
+        :raises CloneFailed: when the log does not hold
+        """
+        try:
+            self._session, stood = Session.resume(
+                self._machine(exporter_certificate), self._directory / "session.log", self._signers
+            )
+        except (CoreError, records.RecordError) as error:
+            raise CloneFailed(f"after a restart: {error}") from error
+        if stood.heard_a(events.TransferDone):
+            # The last two quotes were under way: they go on from where they were.
+            self._unfinished = stood.left
 
     # -- the steps ----------------------------------------------------------------------------------------------------
 
@@ -163,7 +179,11 @@ class Outgoing:
         :raises CloneFailed: when the destination did not get what was sent, or changed meanwhile
         """
         self.enter(Phase.FINISHING)
-        for action in self._drive(events.TransferDone(manifest_root=root, counts=counts)):
+        if self._unfinished is None:
+            left = self._drive(events.TransferDone(manifest_root=root, counts=counts))
+        else:
+            left = self._carry_out(list(self._unfinished), {})
+        for action in left:
             if isinstance(action, actions.Completed):
                 records.write(self._directory / "evidence.json", action.evidence)
                 self.enter(Phase.COMPLETE)
@@ -200,7 +220,10 @@ class Outgoing:
         with self._saving:
             if self.phase.ended:
                 return
-            self.enter(Phase.FAILED, reason)
+            try:
+                self.enter(Phase.FAILED, reason)
+            except OSError as error:  # a full disk must not keep the server frozen
+                LOG.error("clone %s: its record cannot be written: %s", self.clone_id, error)
         with contextlib.suppress(
             rpc.RpcError
         ):  # it will find out by itself when its exporter is gone
@@ -219,9 +242,10 @@ class Outgoing:
 
     def _drive(self, event: Any, **hints: Any) -> Sequence[Any]:
         """Feed an event, send what the session says, feed the answers, until nothing is left to send."""
-        assert self._session is not None
+        return self._carry_out(self._feed(event), hints)
+
+    def _carry_out(self, pending: list[Any], hints: Mapping[str, Any]) -> Sequence[Any]:
         left: list[Any] = []
-        pending = self._feed(event)
         while pending:
             action = pending.pop(0)
             if isinstance(action, actions.Send):

@@ -94,6 +94,28 @@ class EventLog:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """Where a session stood.
+
+    :ivar heard: every event that it was fed
+    :ivar left: the actions of the last one that are the caller's
+    """
+
+    heard: tuple[Any, ...]
+    left: tuple[Any, ...]
+
+    def heard_a(self, kind: type) -> bool:
+        """Whether it was fed an event of this kind."""
+        return any(isinstance(event, kind) for event in self.heard)
+
+    @property
+    def last_message(self) -> bytes:
+        """The last message that came; empty when none did."""
+        messages = [e.data for e in self.heard if isinstance(e, events.MessageReceived)]
+        return messages[-1] if messages else b""
+
+
 class Session:
     """Feeds a machine, makes the quotes that it asks for, and hands on everything else."""
 
@@ -103,19 +125,30 @@ class Session:
         self._signers = signers
 
     @classmethod
-    def resume(cls, machine: Machine, log: pathlib.Path, signers: Mapping[str, Signer]) -> Session:
+    def resume(
+        cls, machine: Machine, log: pathlib.Path, signers: Mapping[str, Signer]
+    ) -> tuple[Session, Resumed]:
         """Bring a new machine to where the log ends.
+
+        What the last event asked for may not have been done before the end: quotes are made again, the rest is the
+        caller's.
 
         :raises RecordError: when the log cannot be read
         """
-        for event in EventLog(log).read():
-            machine.handle(event)
-        return cls(machine, log, signers)
+        heard = EventLog(log).read()
+        asked: Sequence[Any] = ()
+        for event in heard:
+            asked = machine.handle(event)
+        session = cls(machine, log, signers)
+        return session, Resumed(tuple(heard), tuple(session._carry_out(asked)))
 
     def feed(self, event: Any) -> list[Any]:
         """Feed one event and return the actions that are left to the caller, in order."""
+        return self._carry_out(self._take(event))
+
+    def _carry_out(self, asked: Sequence[Any]) -> list[Any]:
         left: list[Any] = []
-        pending = deque(self._take(event))
+        pending = deque(asked)
         while pending:
             action = pending.popleft()
             if isinstance(action, actions.MakeQuote):

@@ -272,7 +272,6 @@ class FreezeJob:
 
     def _release(self) -> None:
         """Take everything off the server and end the exporter. Each part is tried even if another fails."""
-        self._record("releasing")
         with contextlib.ExitStack() as stack:
             stack.callback(self._record, "ended")
             stack.callback(self._exporter.stop)
@@ -280,6 +279,8 @@ class FreezeJob:
             stack.callback(remove, self._freeze_directory)
             if self._freeze_directory.exists():
                 stack.callback(self._host.source.release, self.server_uuid, self._freeze_directory)
+            # Called first, as the last one pushed; a full disk must not keep the server frozen.
+            stack.callback(self._record, "releasing")
 
     def resume(self) -> None:
         """After a restart: take the freeze over if it was being served, else take it back."""
@@ -294,8 +295,7 @@ class FreezeJob:
             return
         try:
             certificate = decode(self._exporter.call("identity")["certificate"])
-            for clone in self._running():
-                clone.resume(certificate)
+            self._each(lambda clone: clone.resume(certificate))
             self._serve()
         except Exception as error:
             LOG.exception("freeze %s after a restart", self.group)

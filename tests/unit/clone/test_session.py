@@ -78,8 +78,34 @@ def test_a_restart_brings_the_machine_to_the_same_place(tmp_path):
     before = Echo()
     Session(before, tmp_path / "log", {"host": quote}).feed(EVERY_EVENT[0])
     after = Echo()
-    Session.resume(after, tmp_path / "log", {"host": quote})
+    _session, stood = Session.resume(after, tmp_path / "log", {"host": quote})
     assert after.heard == before.heard
+    assert stood.heard == tuple(before.heard)
+
+
+def test_what_the_last_event_asked_for_is_done_after_a_restart(tmp_path):
+    session = Session(Echo(), tmp_path / "log", {"host": quote})
+    left = session.feed(EVERY_EVENT[0])
+    _session, stood = Session.resume(Echo(), tmp_path / "log", {"host": quote})
+    assert list(stood.left) == left
+
+
+def test_a_quote_that_was_not_made_before_the_end_is_made_after_it(tmp_path):
+    EventLog(tmp_path / "log").append(EVERY_EVENT[0])
+    after = Echo()
+    _session, stood = Session.resume(after, tmp_path / "log", {"host": quote})
+    assert list(stood.left) == [actions.Send(b"q" * 32 + b"\x00\x01")]
+    assert EventLog(tmp_path / "log").read() == after.heard
+
+
+def test_a_restart_knows_what_was_heard(tmp_path):
+    log = EventLog(tmp_path / "log")
+    for event in EVERY_EVENT[1:]:
+        log.append(event)
+    _session, stood = Session.resume(Echo(), tmp_path / "log", {"host": quote})
+    assert stood.last_message == b"\x00\xff"
+    assert stood.heard_a(events.TransferDone)
+    assert not stood.heard_a(events.VtpmReady)
 
 
 def test_the_log_is_private(tmp_path):
