@@ -162,6 +162,9 @@ class SourceHypervisor(Protocol):
     def inspect(self, server_uuid: str) -> ServerShape:
         """Describe the server; raises when there is none."""
 
+    def offer_disks(self, server_uuid: str, directory: pathlib.Path) -> tuple[RegionSource, ...]:
+        """Serve the disks as they are, before the freeze; ``release`` with the same directory ends it."""
+
     def freeze(
         self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
     ) -> Frozen:

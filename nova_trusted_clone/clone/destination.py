@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import records
@@ -12,7 +12,7 @@ from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.helpers import remove
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Incoming, Phase, Rejected
-from nova_trusted_clone.clone.stores import Store
+from nova_trusted_clone.clone.stores import Store, StoreFailed
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol.order import SignedOrder, verify_order
 from nova_trusted_clone.ports import Identity, NicIdentity
@@ -76,6 +76,17 @@ class Destination:
         :raises Rejected: with the reason
         """
         return self._clone(clone_id).message(data, hints)
+
+    def begin_early(self, clone_id: str, disks: Sequence[str], hints: Mapping[str, Any]) -> None:
+        """Copy disks before the freeze.
+
+        :raises Rejected: with the reason
+        """
+        clone = self._clone(clone_id)
+        try:
+            clone.begin_early(disks, hints)
+        except StoreFailed as error:
+            raise Rejected(str(error)) from error
 
     def status(self, clone_id: str) -> dict[str, Any]:
         """How far a clone is.

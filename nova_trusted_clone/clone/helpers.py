@@ -12,7 +12,7 @@ from typing import Any
 import cbor2
 
 from nova_trusted_clone.core.errors import MalformedInput
-from nova_trusted_clone.datapath import processes
+from nova_trusted_clone.datapath import mounts, processes
 from nova_trusted_clone.datapath.control import ControlClient
 from nova_trusted_clone.ports import VtpmBlobs
 
@@ -53,6 +53,8 @@ class Helper:
         process = processes.find(self.directory)
         if process is not None:
             process.end()
+        # A store that was killed could not unmount.
+        mounts.unmount(self.directory)
         remove(self.directory)
 
 

@@ -82,6 +82,7 @@ class Incoming:
         self._session: Session | None = None
         self._vtpm: VtpmInstance | None = None
         self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm_quote}
+        self._source_certificate = b""
         self._regions: list[dict[str, Any]] = []
         self._last = (b"", b"")
 
@@ -309,18 +310,39 @@ class Incoming:
 
     # -- fetching and running -----------------------------------------------------------------------------------------
 
+    def begin_early(self, disks: Sequence[str], hints: Mapping[str, Any]) -> None:
+        """Copy disks as they are before the freeze: only from a proven source, only disks of the order.
+
+        :raises Rejected: otherwise
+        """
+        sizes = dict(self.order.disks)
+        with self._lock:
+            if self.phase is not Phase.ATTESTING or not self._source_certificate:
+                raise Rejected("the source is not proven, or the freeze is there already")
+            if len(set(disks)) != len(disks) or not set(disks) <= sizes.keys():
+                raise Rejected(f"disks: some of {', '.join(sizes)} expected")
+            address, port = _bulk_address(hints)
+            self.store.copy_early(
+                address=address,
+                port=port,
+                certificate=self._source_certificate,
+                freeze_id=self.order.freeze_group,
+                regions=[
+                    {"id": number, "kind": "disk", "name": name, "size_bytes": sizes[name]}
+                    for number, name in enumerate(disks, 1)
+                ],
+            )
+
     def _fetch(self, action: actions.Fetch, hints: Mapping[str, Any]) -> None:
         """Have the store fetch; siblings on this host share it, and must have been offered the very same freeze."""
-        bulk = hints.get("bulk")
-        if not isinstance(bulk, dict) or not isinstance(bulk.get("address"), str):
-            raise Rejected("the offer came without the exporter's address")
+        address, port = _bulk_address(hints)
         self._regions = [
             {"id": id_, "kind": kind, "name": name, "size_bytes": size}
             for id_, kind, name, size in action.regions
         ]
         self.store.fetch(
-            address=bulk["address"],
-            port=int(bulk["port"]),
+            address=address,
+            port=port,
             certificate=self._source_certificate,
             freeze_id=action.freeze_id,
             page_key=action.page_key,
@@ -461,6 +483,20 @@ class ReplayedUses:
     def first_use(self, kind: str, value: bytes) -> bool:
         """Return True."""
         return True
+
+
+def _bulk_address(hints: Mapping[str, Any]) -> tuple[str, int]:
+    """Where the exporter serves. Only a hint: who answers there must have the proven source's certificate.
+
+    :raises Rejected: when there is none
+    """
+    bulk = hints.get("bulk")
+    if not isinstance(bulk, dict):
+        raise Rejected("bulk: the exporter's address is missing")
+    address, port = bulk.get("address"), bulk.get("port")
+    if not isinstance(address, str) or not isinstance(port, int) or not 0 < port < 1 << 16:
+        raise Rejected("bulk: an address and a port expected")
+    return address, port
 
 
 def identity_to_record(identity: Identity) -> dict[str, Any]:

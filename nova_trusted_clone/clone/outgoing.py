@@ -163,6 +163,25 @@ class Outgoing:
             raise CloneFailed("the destination was not proven")
         self.enter(Phase.PROVEN)
 
+    def begin_early(self, disks: Sequence[str], serving: Serving) -> None:
+        """Have the destination's store copy disks as they are before the freeze."""
+        try:
+            self._peer.call(
+                "early",
+                clone_id=self.clone_id,
+                disks=list(disks),
+                bulk=dataclasses.asdict(serving),
+            )
+        except rpc.RpcError as error:
+            raise CloneFailed(f"the destination: {error}") from error
+
+    @property
+    def has_early_copy(self) -> bool:
+        """Whether the store says that it has been over the disks once. A hint."""
+        transfer = self.remote.get("transfer")
+        passes = transfer.get("early_passes") if isinstance(transfer, dict) else None
+        return isinstance(passes, int) and passes > 0
+
     def offer(self, event: events.FreezeDone, vtpm: Signer | None, serving: Serving) -> None:
         """Offer the frozen server: its page key, vouched for, and where the exporter serves."""
         if vtpm is not None:

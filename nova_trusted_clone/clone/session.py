@@ -29,6 +29,7 @@ TYPE_KEY = "@"
 class Machine(Protocol):
     """A state machine of ``core.protocol``."""
 
+
     def handle(self, event: Any) -> Sequence[Any]:
         """Take one event, return what is to be done."""
 
@@ -128,27 +129,24 @@ class Session:
     def resume(
         cls, machine: Machine, log: pathlib.Path, signers: Mapping[str, Signer]
     ) -> tuple[Session, Resumed]:
-        """Bring a new machine to where the log ends.
-
-        What the last event asked for may not have been done before the end: quotes are made again, the rest is the
-        caller's.
+        """Bring a new machine to where the log ends; quotes that it still waits for are made.
 
         :raises RecordError: when the log cannot be read
+        :raises CoreError: when the log is not one of such a machine
         """
-        heard = EventLog(log).read()
-        asked: Sequence[Any] = ()
+        session, heard = cls(machine, log, signers), EventLog(log).read()
+        wanted: Sequence[Any] = ()
         for event in heard:
-            asked = machine.handle(event)
-        session = cls(machine, log, signers)
-        return session, Resumed(tuple(heard), tuple(session._carry_out(asked)))
+            wanted = machine.handle(event)
+        return session, Resumed(tuple(heard), tuple(session._settle(wanted)))
 
     def feed(self, event: Any) -> list[Any]:
         """Feed one event and return the actions that are left to the caller, in order."""
-        return self._carry_out(self._take(event))
+        return self._settle(self._take(event))
 
-    def _carry_out(self, asked: Sequence[Any]) -> list[Any]:
+    def _settle(self, wanted: Sequence[Any]) -> list[Any]:
         left: list[Any] = []
-        pending = deque(asked)
+        pending = deque(wanted)
         while pending:
             action = pending.popleft()
             if isinstance(action, actions.MakeQuote):

@@ -1,6 +1,6 @@
 """The source's use case: one freeze of one server, and the clones made from it.
 
-    preflight → exporter → attest every destination → freeze → offer to each → serve → finish each → release
+    preflight → exporter → attest every destination → copy disks early → freeze → offer → serve → finish → release
 
 Nothing about the server leaves before a destination is proven. Each clone succeeds or fails alone. Whatever was put onto
 the server is taken off when the last clone has ended, however it ended; a restarted service takes a freeze over, or back.
@@ -48,10 +48,13 @@ class FreezeJob:
         self.group = group
         self.server_uuid = server_uuid
         self.pause_s = 0.0
+        self.phase = "starting"
         self.clones: list[Outgoing] = []
         self.directory = host.place.freezes / group
         self._host = host
         self._freeze_directory = self.directory / "freeze"
+        self._early_directory = self.directory / "early"
+        self._port = 0
         self._exporter = Helper(exporter_module, self.directory / "exporter")
         self._guard = Guard(
             self.directory / "guard", self._freeze_directory, host.place.libvirt_uri, server_uuid
@@ -101,6 +104,7 @@ class FreezeJob:
         return {
             "group": self.group,
             "server": self.server_uuid,
+            "phase": self.phase,
             "pause_us": round(self.pause_s * 1e6),
             "clones": [
                 {"clone_id": clone.clone_id, "phase": clone.phase.value, "reason": clone.reason}
@@ -124,13 +128,14 @@ class FreezeJob:
         self._guard.start()
         self._exporter.start()
         place = self._host.place
-        self._exporter.call(
+        reply = self._exporter.call(
             "listen",
             freeze_id=self.group,
             address=place.listen_address,
             port_min=place.bulk_port_min,
             port_max=place.bulk_port_max,
         )
+        self._port = int(reply["port"])
         return decode(self._exporter.call("identity")["certificate"])
 
     def _attest(self, certificate: bytes) -> None:
@@ -142,10 +147,34 @@ class FreezeJob:
             )
 
     def _early(self) -> None:
-        """Copy disks before the freeze, within the limit; what changes meanwhile is told by its digest and copied again."""
+        """Let the stores copy disks before the freeze, until each has been over them once or the limit is reached.
+
+        What the source writes meanwhile is told by its digest, and copied again.
+        """
         limit_s = self._host.limits.early_disk_limit_s
-        if limit_s <= 0:
+        if limit_s <= 0 or not self.clones[0].order.disks:
             return
+        self._record("copying early")
+        self._early_directory.mkdir(mode=0o700)
+        disks = self._host.source.offer_disks(self.server_uuid, self._early_directory)
+        try:
+            self._exporter.call("early", regions=[_region_row(disk) for disk in disks])
+            targets = tuple(disk.name for disk in disks)
+            serving = Serving(self._host.place.listen_address, self._port)
+            self._each(lambda clone: clone.begin_early(targets, serving))
+            self._await_early(limit_s)
+            self._exporter.call("end_early")
+        finally:
+            self._host.source.release(self.server_uuid, self._early_directory)
+            remove(self._early_directory)
+
+    def _await_early(self, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline and not self._abort.wait(POLL_S):
+            self._exporter_status()
+            self._each(lambda clone: clone.poll())
+            if all(clone.has_early_copy for clone in self._running()):
+                return
 
     def _freeze_and_offer(self) -> None:
         self._record("freezing")
@@ -153,15 +182,7 @@ class FreezeJob:
         self.pause_s = frozen.pause_s
         reply = self._exporter.call(
             "frozen",
-            regions=[
-                {
-                    "kind": r.kind,
-                    "name": r.name,
-                    "size_bytes": r.size_bytes,
-                    "source": dict(r.source),
-                }
-                for r in (*frozen.regions, *self._vtpm_region(frozen))
-            ],
+            regions=[_region_row(r) for r in (*frozen.regions, *self._vtpm_region(frozen))],
         )
         event, vtpm = self._freeze_event(reply, frozen)
         serving = Serving(self._host.place.listen_address, int(reply["port"]))
@@ -276,9 +297,10 @@ class FreezeJob:
             stack.callback(self._record, "ended")
             stack.callback(self._exporter.stop)
             stack.callback(self._guard.dismiss)
-            stack.callback(remove, self._freeze_directory)
-            if self._freeze_directory.exists():
-                stack.callback(self._host.source.release, self.server_uuid, self._freeze_directory)
+            for directory in (self._early_directory, self._freeze_directory):
+                stack.callback(remove, directory)
+                if directory.exists():
+                    stack.callback(self._host.source.release, self.server_uuid, directory)
             # Called first, as the last one pushed; a full disk must not keep the server frozen.
             stack.callback(self._record, "releasing")
 
@@ -320,6 +342,7 @@ class FreezeJob:
             self.clones.append(clone)
 
     def _record(self, phase: str) -> None:
+        self.phase = phase
         records.write(
             self.directory / "freeze.json",
             {"phase": phase, "server": self.server_uuid, "pause_s": self.pause_s},
@@ -436,6 +459,16 @@ class Source:
         if job is None:
             raise FreezeFailed(f"no freeze {group[:64]!r} here")
         return job
+
+
+def _region_row(region: RegionSource) -> dict[str, Any]:
+    """A region as the exporter is told of it."""
+    return {
+        "kind": region.kind,
+        "name": region.name,
+        "size_bytes": region.size_bytes,
+        "source": dict(region.source),
+    }
 
 
 def _uuid_text(raw: bytes) -> str:

@@ -46,6 +46,28 @@ class Store:
         """The certificate of its end of the channel, DER."""
         return decode(self._call("identity")["certificate"])
 
+    def copy_early(
+        self,
+        *,
+        address: str,
+        port: int,
+        certificate: bytes,
+        freeze_id: bytes,
+        regions: list[dict[str, Any]],
+    ) -> None:
+        """Begin to copy disks as they are before the freeze; what is copied is believed only by the frozen manifests."""
+        self._connect(address, port, certificate, freeze_id)
+        self._call("early", regions=regions)
+
+    def _connect(self, address: str, port: int, certificate: bytes, freeze_id: bytes) -> None:
+        self._call(
+            "connect",
+            host=address,
+            port=port,
+            peer_certificate=encode(certificate),
+            freeze_id=freeze_id.hex(),
+        )
+
     def fetch(
         self,
         *,
@@ -59,13 +81,7 @@ class Store:
         limit_s: float,
     ) -> None:
         """Begin to fetch; a sibling's repetition must name the very same freeze."""
-        self._call(
-            "connect",
-            host=address,
-            port=port,
-            peer_certificate=encode(certificate),
-            freeze_id=freeze_id.hex(),
-        )
+        self._connect(address, port, certificate, freeze_id)
         self._call(
             "fetch",
             page_key=encode(page_key),

@@ -126,7 +126,7 @@ class Operations:
 
     def peer(self) -> dict[str, rpc.Handler]:
         """For other hosts."""
-        return self._all("message", "status", "end")
+        return self._all("message", "early", "status", "end")
 
     def _all(self, *names: str) -> dict[str, rpc.Handler]:
         return {name: _named(getattr(self, name)) for name in names}
@@ -160,6 +160,14 @@ class Operations:
             _text(arguments, "clone_id"), _bytes(arguments, "data"), arguments
         )
         return {"data": data}
+
+    def early(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy disks before the freeze: ``clone_id``, ``disks`` [target], ``bulk`` {address, port}."""
+        disks = arguments.get("disks")
+        if not isinstance(disks, list) or not all(isinstance(disk, str) for disk in disks):
+            raise BadRequest("disks: a list of targets expected")
+        self._destination.begin_early(_text(arguments, "clone_id"), disks, arguments)
+        return {}
 
     def status(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """How far a clone is that this host receives."""

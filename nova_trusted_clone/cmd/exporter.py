@@ -28,6 +28,7 @@ from nova_trusted_clone.datapath.control import BASE64, HEX, LIST, NUMBER, TEXT
 from nova_trusted_clone.datapath.errors import DatapathError
 from nova_trusted_clone.datapath.exporter import Exporter
 from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource
 from nova_trusted_clone.hypervisor.qemu.sources import FrozenSources
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class ExporterProcess:
         self._make_exporter = make_exporter
         self._exporter: Exporter | None = None
         self._sources: FrozenSources | None = None
+        self._live_disks: list[DiskSource] = []
         self._port = 0
         self.ended = threading.Event()
 
@@ -62,6 +64,8 @@ class ExporterProcess:
             "drain": operation(self._drain),
             "admit": operation(self._admit, {"certificate": BASE64, "clone_id": TEXT}),
             "dismiss": operation(self._dismiss, {"clone_id": TEXT}),
+            "early": operation(self._early, {"regions": LIST}),
+            "end_early": operation(self._end_early),
             "frozen": operation(self._frozen, {"regions": LIST}),
             "status": operation(self.status),
             "stop": operation(self.ended.set),
@@ -109,11 +113,28 @@ class ExporterProcess:
     def _dismiss(self, clone_id: str) -> None:
         self.exporter.dismiss(clone_id)
 
+    def _early(self, regions: list[Any]) -> None:
+        """Serve disks as they are before the freeze, numbered in the order in which they are named."""
+        named = [_region(number, row) for number, row in enumerate(regions, 1)]
+        disks = [
+            DiskSource(region, pathlib.Path(str(source["socket"])), str(source["export"]))
+            for region, source in named
+        ]
+        self.exporter.offer_early(disks)
+        self._live_disks = disks
+
+    def _end_early(self) -> None:
+        """Serve none of them any more: the freeze begins."""
+        self.exporter.offer_early(())
+        for disk in self._live_disks:
+            disk.close()
+        self._live_disks = []
+
     def _frozen(self, regions: list[Any]) -> Mapping[str, Any]:
         """Serve the frozen regions, numbered in the order in which they are named."""
         if self._sources is None:
             raise DatapathError("nothing drains the memory: ask for drain first")
-        named = [_region(number, row) for number, row in enumerate(regions)]
+        named = [_region(number, row) for number, row in enumerate(regions, 1)]
         try:
             self._sources.open(named)
         except HypervisorError as error:

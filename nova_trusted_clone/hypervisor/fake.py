@@ -137,6 +137,13 @@ class FakeHypervisor:
             obstacles=() if facts["running"] else ("the server is not running",),
         )
 
+    def offer_disks(self, server_uuid: str, directory: pathlib.Path) -> tuple[RegionSource, ...]:
+        """The disks' own files, which change while they are read."""
+        return tuple(
+            RegionSource("disk", disk.target, disk.size_bytes, {"type": "file", "path": disk.path})
+            for disk in self.inspect(server_uuid).disks
+        )
+
     def freeze(
         self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
     ) -> Frozen:

@@ -89,6 +89,11 @@ def prepare(monitor: Monitor, disks: Iterable[FrozenDisk], nbd_socket: pathlib.P
                 "node-name": f"{disk.scratch_node}-file",
             },
         )
+    start_server(monitor, nbd_socket)
+
+
+def start_server(monitor: Monitor, nbd_socket: pathlib.Path) -> None:
+    """Have QEMU serve NBD on a socket that is made here, so that QEMU needs no right to its directory."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(nbd_socket))
         nbd_socket.chmod(0o600)
@@ -115,14 +120,14 @@ def hold(monitor: Monitor, disks: Iterable[FrozenDisk]) -> None:
         monitor.execute("transaction", actions=actions)
 
 
-def export(monitor: Monitor, disks: Iterable[FrozenDisk]) -> None:
-    """After the pause: serve the frozen content, read-only."""
+def export(monitor: Monitor, disks: Iterable[FrozenDisk], *, live: bool = False) -> None:
+    """After the pause: serve the frozen content, read-only; or ``live``, before it, the content as it is."""
     for disk in disks:
         monitor.execute(
             "block-export-add",
             type="nbd",
             id=disk.export,
-            node_name=disk.scratch_node,
+            node_name=disk.node if live else disk.scratch_node,
             name=disk.target,
             writable=False,
         )

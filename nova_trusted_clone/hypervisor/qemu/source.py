@@ -35,6 +35,7 @@ from nova_trusted_clone.hypervisor.qemu import (
     definition,
     devicestate,
     diskfreeze,
+    early,
     inspect,
     journal,
     marker,
@@ -122,6 +123,26 @@ class QemuSource:
             process = of_domain(domain.UUIDString())
             more = tuple(inspect.process_obstacles(process))
             return dataclasses.replace(found, obstacles=found.obstacles + more)
+
+    def offer_disks(self, server_uuid: str, directory: pathlib.Path) -> tuple[RegionSource, ...]:
+        """Serve the disks as they are, before the freeze; ``release`` with the same directory ends it.
+
+        :raises ServerNotFound: there is none
+        :raises FreezeBusy: it is frozen, or its disks are served already; nothing was changed
+        :raises FreezeFailed: it did not work out; all was taken off again
+        """
+        with connection.connected(self._uri) as libvirtd:
+            domain = connection.find(libvirtd, server_uuid)
+            monitor = Monitor(domain)
+            if marker.owner(monitor) is not None:
+                raise FreezeBusy("the server is frozen already: wait for that freeze to end")
+            self._require_idle(domain, monitor)
+            try:
+                process = of_domain(domain.UUIDString())
+                return early.offer(domain, monitor, process, directory, _FIRST_FDSET)
+            except (HypervisorError, libvirt.libvirtError, OSError) as error:
+                self.release(server_uuid, directory)
+                raise FreezeFailed(f"server {server_uuid}: its disks: {error}") from error
 
     def freeze(
         self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
