@@ -63,9 +63,13 @@ class Destination:
             if directory.exists():
                 raise Rejected(f"clone {order.clone_id.hex()} was prepared before")
             directory.mkdir(mode=0o700)
-            ground.save(directory)
-            clone = Incoming(self._host, directory, signed, order, identity, ground)
-            clone.save()
+            try:
+                ground.save(directory)
+                clone = Incoming(self._host, directory, signed, order, identity, ground)
+                clone.save()
+            except BaseException:
+                remove(directory)  # nothing has begun: the same order may come again
+                raise
             self._clones[clone.clone_id] = clone
         clone.expect()
         return clone.clone_id

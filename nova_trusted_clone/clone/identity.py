@@ -62,13 +62,15 @@ def load(directory: pathlib.Path) -> HostIdentity:
         together
     """
     try:
-        ak_public = (directory / AK_PUBLIC).read_bytes()
-        certificates = x509.load_pem_x509_certificates((directory / AK_CHAIN).read_bytes())
+        path = directory / AK_CHAIN
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
         chain = tuple(item.public_bytes(serialization.Encoding.DER) for item in certificates)
         host_id, ak_name = certchain.ak_certificate_identity(chain[0])
+        path = directory / AK_PUBLIC
+        ak_public = path.read_bytes()
         key = tpm_structs.parse_attestation_key(ak_public)
     except (OSError, ValueError, CoreError) as error:
-        raise IdentityError(f"identity in {directory}: {error}; enrol this host") from error
+        raise IdentityError(f"{path}: {error}; enrol this host") from error
     if ak_name != key.name:
         raise IdentityError(
             f"identity in {directory}: {AK_CHAIN} certifies another AK than {AK_PUBLIC}"

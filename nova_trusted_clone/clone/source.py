@@ -66,6 +66,8 @@ class FreezeJob:
     def admit(self, signed: SignedOrder, order: Order, destination: Destination) -> None:
         """Add a clone; before ``run`` only."""
         directory = self.directory / "clones" / order.clone_id.hex()
+        if directory.exists():
+            raise FreezeFailed(f"clone {order.clone_id.hex()} is ordered twice")
         directory.mkdir(mode=0o700, parents=True)
         ground = self._host.ground()
         ground.save(directory)
@@ -412,8 +414,15 @@ class Source:
                 raise FreezeFailed(f"freeze {job.group} was used before")
             job.directory.mkdir(mode=0o700)
             self._jobs[job.group] = job
-        for signed, order, destination in orders:
-            job.admit(signed, order, destination)
+        try:
+            for signed, order, destination in orders:
+                job.admit(signed, order, destination)
+        except BaseException:
+            # Nothing has begun: the same orders may come again.
+            with self._lock:
+                del self._jobs[job.group]
+            remove(job.directory)
+            raise
         threading.Thread(target=job.run, name=f"freeze-{job.group[:8]}").start()
         return job.group
 

@@ -106,6 +106,8 @@ def _named(operation: rpc.Handler) -> rpc.Handler:
             raise rpc.PublicError(str(error), "trusted-clone.freeze.failed") from error
         except CoreError as error:
             raise rpc.PublicError(str(error), error.code) from error
+        except wiring.ConfigError as error:
+            raise rpc.PublicError(str(error), "trusted-clone.config") from error
 
     return answer
 
@@ -209,8 +211,9 @@ def serve(
 ) -> None:
     """Serve until ``stopped``."""
     options = conf.trusted_clone
-    host = wiring.host(options)
-    with wiring.alone_in(host.place.state_path):
+    wiring.require_sound(options)
+    with wiring.alone_in(pathlib.Path(options.state_path)):
+        host = wiring.host(options)
         _serve(options, host, stopped, announce, make_source)
 
 

@@ -11,16 +11,22 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from oslo_config import cfg
+
 from nova_trusted_clone.clone import identity
 from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.host import Host, Limits, Place
+from nova_trusted_clone.conf import opts
+from nova_trusted_clone.core.attest import eventlog
 from nova_trusted_clone.core.attest.certchain import TrustAnchors
 from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol.session import LocalHost
 from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
+from nova_trusted_clone.tpm.connection import Transport
 from nova_trusted_clone.tpm.esys import EsysTpm
+from nova_trusted_clone.vtpm.base import VtpmError
 from nova_trusted_clone.vtpm.issuer import EkIssuer
 from nova_trusted_clone.vtpm.swtpm import SwtpmFactory
 
@@ -53,8 +59,13 @@ def alone_in(state_path: pathlib.Path) -> Iterator[None]:
 
     :raises ConfigError: when another process holds it
     """
+    try:
+        state_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (state_path / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"state_path: {state_path}: {error}") from error
     # The kernel lets go of it when the process ends, however it ends; helpers do not inherit it.
-    with (state_path / "lock").open("w") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -73,8 +84,29 @@ def _local(options: Any, enrolled: identity.HostIdentity) -> LocalHost:
     return read_file(
         "event_log",
         options.event_log,
-        lambda raw: LocalHost(enrolled.host_id, enrolled.ak_public, enrolled.ak_chain, raw),
+        lambda raw: _local_host(enrolled, raw),
     )
+
+
+def _local_host(enrolled: identity.HostIdentity, raw_log: bytes) -> LocalHost:
+    eventlog.parse(raw_log)  # told here, not by the first host that is shown it
+    return LocalHost(enrolled.host_id, enrolled.ak_public, enrolled.ak_chain, raw_log)
+
+
+def require_sound(options: Any) -> None:
+    """Read every option once: oslo.config judges a value only when it is read.
+
+    :raises ConfigError: naming the option
+    """
+    for option in opts.ALL:
+        try:
+            getattr(options, option.dest)
+        except (cfg.Error, ValueError) as error:
+            raise ConfigError(f"{option.name}: {error}") from error
+    try:
+        Transport.parse(options.tpm)
+    except ValueError as error:
+        raise ConfigError(f"tpm: {error}") from error
 
 
 def _ground(options: Any) -> Ground:
@@ -111,7 +143,8 @@ def host(options: Any) -> Host:
     """
     try:
         enrolled = identity.load(pathlib.Path(options.identity_path))
-    except identity.IdentityError as error:
+        issuer = EkIssuer.from_files(enrolled.vtpm_ca_key, enrolled.vtpm_ca_certificate)
+    except (identity.IdentityError, VtpmError) as error:
         raise ConfigError(f"identity_path: {error}") from error
     place = Place(
         state_path=pathlib.Path(options.state_path),
@@ -121,7 +154,6 @@ def host(options: Any) -> Host:
         bulk_port_max=options.bulk_port_max,
     )
     place.make()
-    issuer = EkIssuer.from_files(enrolled.vtpm_ca_key, enrolled.vtpm_ca_certificate)
     made = Host(
         local=_local(options, enrolled),
         place=place,

@@ -51,12 +51,12 @@ class EkIssuer:
         :raises VtpmError: when they cannot be read or do not belong together
         """
         try:
-            key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-            certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+            path = key_file
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            path = certificate_file
+            certificate = x509.load_pem_x509_certificate(path.read_bytes())
         except (OSError, ValueError, TypeError) as error:
-            raise VtpmError(
-                f"the host's vTPM CA in {key_file.parent}: {error}; enrol the host"
-            ) from error
+            raise VtpmError(f"the host's vTPM CA: {path}: {error}; enrol the host") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise VtpmError(f"{key_file}: expected an elliptic-curve key, as enrolment makes it")
         if certificate.public_key() != key.public_key():
