@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import shutil
 import subprocess
@@ -140,7 +139,7 @@ def plan_of(
     directory.mkdir()
     store = directory / "store"
     store.mkdir()
-    os.link(files["ram", "pc.ram"], store / "pc.ram")
+    shutil.copyfile(files["ram", "pc.ram"], store / "pc.ram")
     ram = [(r.name, r.size_bytes) for r in frozen.regions if r.kind == "ram"]
     return RestorePlan(
         identity=identity,

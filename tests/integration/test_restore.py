@@ -98,6 +98,21 @@ def test_the_clone_runs_on_as_somebody_else(
     destination.destroy(clone.uuid, plan.directory)
 
 
+def test_a_wrongly_guessed_id_is_learned(
+    lab: Lab, frozen: tuple[Frozen, Files], vtpm: VtpmBlobs
+) -> None:
+    host = lab.destination
+    plan = plan_of(*frozen, host, someone_else("learned", 6), vtpm)
+    destination = QemuDestination(host.uri, host.memory_backing_dir)
+    destination._last_id = 100_000
+    try:
+        destination.restore(plan)
+        assert Console(plan.directory / "console0.log").check_itself().bad == 0
+    finally:
+        destination.destroy(plan.identity.uuid, plan.directory)
+    require_nothing_left(lab, plan.directory)
+
+
 def test_two_clones_of_one_freeze_write_to_nothing_in_common(
     lab: Lab, frozen: tuple[Frozen, Files], vtpm: VtpmBlobs
 ) -> None:

@@ -19,6 +19,7 @@ from nova_trusted_clone.hypervisor.qemu import (
     definition,
     devicestate,
     identity,
+    idprobe,
     memorylinks,
     nic,
     saveimage,
@@ -33,8 +34,6 @@ LOG = logging.getLogger(__name__)
 MEMORY_BACKING_DIR = pathlib.Path("/var/lib/libvirt/qemu/ram")
 IMAGE = "restore.image"
 JOURNAL = "restore.json"
-# The first try may guess a wrong id and learns the right one; a second miss needs domains to start at the same moment.
-_TRIES = 3
 _PULL_POLL_S = 0.2
 
 
@@ -100,21 +99,52 @@ class QemuDestination:
         store: pathlib.Path,
         image: pathlib.Path,
     ) -> Any:
-        """Start the clone, paused, on the store's memory."""
-        for _ in range(_TRIES):
-            first = max([self._last_id, *libvirtd.listDomainsID()]) + 1
-            links.lay(first, store)
+        """Start the clone, paused, on the store's memory.
+
+        The first try guesses the domain's id. If QEMU then finds an empty memory it fails, or is found to map
+        other files, and the second try begins with the id learned from a domain that is started for that alone.
+        """
+        first = max([self._last_id, *libvirtd.listDomainsID()]) + 1
+        try:
+            return self._try(libvirtd, plan, links, store, image, first)
+        except (_WrongMemory, libvirt.libvirtError) as error:
+            LOG.info(
+                "clone %s with ids from %d: %s: learning the id", plan.identity.uuid, first, error
+            )
+        self._last_id = idprobe.learn_id(libvirtd, plan.definition)
+        try:
+            return self._try(libvirtd, plan, links, store, image, self._last_id + 1)
+        except libvirt.libvirtError as error:
+            raise RestoreFailed(
+                f"{error} (if it is the memory that does not fit: is {self._memory_backing_dir} this libvirt's "
+                "memory_backing_dir?)"
+            ) from error
+
+    def _try(
+        self,
+        libvirtd: Any,
+        plan: RestorePlan,
+        links: MemoryLinks,
+        store: pathlib.Path,
+        image: pathlib.Path,
+        first_id: int,
+    ) -> Any:
+        links.lay(first_id, store)
+        used = None
+        try:
             libvirtd.restoreFlags(str(image), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
             domain = connection.find(libvirtd, plan.identity.uuid)
             self._last_id = domain.ID()
-            links.clear(keep=domain.ID())
-            if memorylinks.mapped(of_domain(plan.identity.uuid), plan.memory):
-                return domain
-            LOG.info("domain id %d was not in the guessed range from %d", domain.ID(), first)
-            domain.destroy()
-        raise _WrongMemory(
-            f"QEMU does not map the store's files: is {self._memory_backing_dir} this libvirt's memory_backing_dir?"
-        )
+            if not memorylinks.mapped(of_domain(plan.identity.uuid), plan.memory):
+                domain.destroy()
+                raise _WrongMemory(
+                    f"QEMU does not map the store's files: is {self._memory_backing_dir} this libvirt's "
+                    "memory_backing_dir?"
+                )
+            used = self._last_id
+        finally:
+            links.clear(keep=used)
+        return domain
 
     def settle(self, server_uuid: str) -> None:
         """Pull the rest of the disks, so that they need the store no longer.

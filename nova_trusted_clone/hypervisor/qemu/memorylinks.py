@@ -2,8 +2,8 @@
 
 libvirt lets QEMU open ``<memory_backing_dir>/libvirt/qemu/<id>-<name>/<block>``; the id is known only once the domain runs. So
 links to the store's directory are laid for the ids that may come, and those that did not come are removed afterwards. Had the
-guess been wrong QEMU would have made an empty file of its own: ``require_mapped`` finds that out before the guest
-runs one instruction.
+guess been wrong QEMU would have made an empty file of its own: it then fails to load, or ``mapped`` finds that out before the
+guest runs one instruction.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
 
 # libvirt: VIR_DOMAIN_SHORT_NAME_MAX.
 _SHORT_NAME = 20
-# Domains that may start on this host between the look at the ids and our start.
-GUESSES = 64
+# Domains that started and ended, or start meanwhile, after the newest one that runs; links take some microseconds each.
+GUESSES = 256
 
 
 class MemoryLinks:
