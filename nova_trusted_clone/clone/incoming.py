@@ -373,7 +373,15 @@ class Incoming:
         except Exception as error:
             if not self._stopped.is_set():
                 LOG.exception("clone %s", self.clone_id)
-                self.fail(f"{error}")
+                self.fail(self._why(error))
+
+    def _why(self, error: Exception) -> str:
+        """A guest that waits for a page which never comes dies of that: the store's reason is then the reason."""
+        try:
+            self.store.status()
+        except StoreFailed as failed:
+            return str(failed)
+        return str(error)
 
     def _restore(self) -> None:
         self.enter(Phase.RESTORING)
