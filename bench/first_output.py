@@ -31,6 +31,7 @@ from bench.report import BenchError, Report, Settings
 from bench.sampling import Samples, named_json
 from bench.transfer import GROWTH_MIB
 from nova_trusted_clone.datapath import processes
+from nova_trusted_clone.hypervisor.qemu.connection import EventTimes, connected
 from nova_trusted_clone.transport.rpc import RpcError
 
 NAME = "first_output"
@@ -105,6 +106,9 @@ def _clone(lab: Lab, operator: Operator, size_mib: int) -> _Run:
             with (
                 _helpers(lab, cloning.group) as memory,
                 ConsoleWatch(console, OUTPUT_LIMIT_S) as watch,
+                connected(lab.destination.uri) as libvirtd,
+                # None: the host's only domain is the clone, which is yet to come.
+                EventTimes(libvirtd, None) as events,
             ):
                 ended = cloning.wait(COMPLETE_LIMIT_S)[0]
                 watch.wait()
@@ -114,6 +118,7 @@ def _clone(lab: Lab, operator: Operator, size_mib: int) -> _Run:
             told = {
                 **phases(_log(operator, lab.destination), clone.clone_id),
                 **phases(_log(operator, lab.source), clone.clone_id),
+                "running": events.seen("RESUME")[0],
             }
             peaks = {name: round(peak / MIB, 2) for name, peak in memory.peak_bytes.items()}
             return _Run(Timeline.of(ordered_at, told, watch), cloning.pause_s(), peaks)

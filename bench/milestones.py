@@ -1,4 +1,5 @@
-"""Where the time goes between an order and the clone's first output: from the agents' logs and the clone's console."""
+"""Where the time goes between an order and the clone's first output: from the agents' logs, QEMU's
+events and the clone's console."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ MILESTONES: Mapping[str, str] = {
     "fetching": "freeze, offer, vTPM quote",
     "restoring": "first small regions",
     "started": "restore: until QEMU runs",
-    "output": "first output",
+    "running": "QEMU loads, card silenced",
+    "output": "the guest runs and prints",
 }
 _LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) .*? clone (?P<clone>[0-9a-f]{32}): (?P<phase>\w+)"
