@@ -18,6 +18,8 @@ from nova_trusted_clone.ports import VtpmBlobs
 
 CONTROL_SOCKET = "control.sock"
 START_LIMIT_S = 30.0
+# What the service tells a guard.
+PAUSE_OVER = b"pause over\n"
 # Siblings share a store: only one of them may start it.
 _STARTING = threading.Lock()
 
@@ -94,19 +96,22 @@ def unpack_vtpm(raw: bytes) -> VtpmBlobs:
 
 
 class Guard:
-    """Watches over a pause: takes the freeze back if this process dies before it says that the pause is over."""
+    """Lets the source run on when this process, or the exporter, dies while the source depends on it."""
 
     def __init__(
-        self, directory: pathlib.Path, freeze_directory: pathlib.Path, uri: str, server: str
+        self,
+        directory: pathlib.Path,
+        freeze_directory: pathlib.Path,
+        exporter_directory: pathlib.Path,
+        uri: str,
+        server: str,
     ) -> None:
         self._directory = directory
         self._arguments = [
-            "--freeze-directory",
-            str(freeze_directory),
-            "--uri",
-            uri,
-            "--server",
-            server,
+            *("--freeze-directory", str(freeze_directory)),
+            *("--exporter-directory", str(exporter_directory)),
+            *("--uri", uri),
+            *("--server", server),
         ]
         self._write_end = -1
         self._process: processes.ProcessId | None = None
@@ -129,12 +134,20 @@ class Guard:
         assert self._process is not None
         processes.wait_for_path(self._directory / "ready", self._process, START_LIMIT_S)
 
+    def pause_is_over(self) -> None:
+        """From now on it watches the exporter alone, until that has drained the memory."""
+        os.write(self._write_end, PAUSE_OVER)
+        self._close()
+
     def dismiss(self) -> None:
-        """The pause is over, or never comes; harmless when repeated."""
+        """Nothing is left to watch; harmless when repeated, and after a restart."""
+        process = processes.find(self._directory)
+        if process is not None:
+            process.end()
+        self._close()
+        remove(self._directory)
+
+    def _close(self) -> None:
         if self._write_end >= 0:
-            os.write(self._write_end, b"done\n")
             os.close(self._write_end)
             self._write_end = -1
-        if self._process is not None:
-            self._process.end()
-        remove(self._directory)

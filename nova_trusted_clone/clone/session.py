@@ -29,7 +29,6 @@ TYPE_KEY = "@"
 class Machine(Protocol):
     """A state machine of ``core.protocol``."""
 
-
     def handle(self, event: Any) -> Sequence[Any]:
         """Take one event, return what is to be done."""
 

@@ -14,7 +14,7 @@ import logging
 import pathlib
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import preflight, records
@@ -32,6 +32,8 @@ from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape, VtpmInst
 LOG = logging.getLogger(__name__)
 EXPORTER = "nova_trusted_clone.cmd.exporter"
 POLL_S = 0.1
+RELEASE_PAUSE_S = 1.0
+LONGEST_RELEASE_PAUSE_S = 30.0
 VTPM_PCRS = tuple(range(1, 8))
 
 
@@ -57,7 +59,11 @@ class FreezeJob:
         self._port = 0
         self._exporter = Helper(exporter_module, self.directory / "exporter")
         self._guard = Guard(
-            self.directory / "guard", self._freeze_directory, host.place.libvirt_uri, server_uuid
+            self.directory / "guard",
+            self._freeze_directory,
+            self._exporter.directory,
+            host.place.libvirt_uri,
+            server_uuid,
         )
         self._abort = threading.Event()
 
@@ -294,22 +300,41 @@ class FreezeJob:
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def _release(self) -> None:
-        """Take everything off the server and end the exporter. Each part is tried even if another fails."""
+        """Take everything off the server and end the exporter; again until it is done: a server is never left frozen.
+
+        A hypervisor that does not answer now will do so later; a restarted service goes on here.
+        """
+        pause_s = RELEASE_PAUSE_S
+        while True:
+            try:
+                self._release_once()
+                return
+            except Exception:
+                LOG.exception("freeze %s: not released; again in %.0f s", self.group, pause_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_RELEASE_PAUSE_S)
+
+    def _release_once(self) -> None:
+        """Each part is tried even if another fails; what failed keeps its record."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._record, "ended")
             stack.callback(self._exporter.stop)
             stack.callback(self._guard.dismiss)
-            for directory in (self._early_directory, self._freeze_directory):
-                stack.callback(remove, directory)
-                if directory.exists():
-                    stack.callback(self._host.source.release, self.server_uuid, directory)
+            stack.callback(self._take_off, self._early_directory)
+            stack.callback(self._take_off, self._freeze_directory)
             # Called first, as the last one pushed; a full disk must not keep the server frozen.
             stack.callback(self._record, "releasing")
+        self._record("ended")
+
+    def _take_off(self, directory: pathlib.Path) -> None:
+        if directory.exists():
+            self._host.source.release(self.server_uuid, directory)
+            remove(directory)
 
     def resume(self) -> None:
         """After a restart: take the freeze over if it was being served, else take it back."""
         record = records.read(self.directory / "freeze.json")
         phase = record.get("phase")
+        self.pause_s = float(record.get("pause_s", 0))
         self._load_clones()
         if phase == "ended":
             return
@@ -329,19 +354,26 @@ class FreezeJob:
 
     def _load_clones(self) -> None:
         for path in sorted((self.directory / "clones").glob("*/clone.json")):
-            record = records.read(path)
-            signed = SignedOrder.decode(bytes.fromhex(record["order"]))
-            clone = Outgoing(
-                self._host,
-                path.parent,
-                signed,
-                signed.order(),
-                Destination(**record["destination"]),
-                Ground.load(path.parent),
-            )
-            clone.phase, clone.reason = Phase(record["phase"]), str(record["reason"])
-            clone.store_certificate = bytes.fromhex(record["store_certificate"])
-            self.clones.append(clone)
+            try:
+                self.clones.append(self._load_clone(path))
+            except (records.RecordError, CoreError, KeyError, TypeError, ValueError) as error:
+                # It cannot go on; the server must not stay frozen for that.
+                LOG.error("clone %s cannot be taken over: %s", path.parent.name, error)
+
+    def _load_clone(self, path: pathlib.Path) -> Outgoing:
+        record = records.read(path)
+        signed = SignedOrder.decode(bytes.fromhex(record["order"]))
+        clone = Outgoing(
+            self._host,
+            path.parent,
+            signed,
+            signed.order(),
+            Destination(**record["destination"]),
+            Ground.load(path.parent),
+        )
+        clone.phase, clone.reason = Phase(record["phase"]), str(record["reason"])
+        clone.store_certificate = bytes.fromhex(record["store_certificate"])
+        return clone
 
     def _record(self, phase: str) -> None:
         self.phase = phase
@@ -423,7 +455,7 @@ class Source:
                 del self._jobs[job.group]
             remove(job.directory)
             raise
-        threading.Thread(target=job.run, name=f"freeze-{job.group[:8]}").start()
+        _in_background(job.run, job)
         return job.group
 
     def resume(self) -> None:
@@ -434,20 +466,12 @@ class Source:
                 job = self._new_job(records.require_hex_id(directory.name, "freeze"), server)
             except (records.RecordError, KeyError) as error:
                 # Killed before the first record: nothing was started yet.
-                LOG.warning("freeze directory %s is removed: %s", directory, error)
-                remove(directory)
+                LOG.warning("freeze directory %s: %s", directory, error)
+                if not (directory / "freeze").exists():
+                    remove(directory)
                 continue
             self._jobs[job.group] = job
-            threading.Thread(
-                target=self._resume_one, args=(job,), name=f"freeze-{job.group[:8]}"
-            ).start()
-
-    @staticmethod
-    def _resume_one(job: FreezeJob) -> None:
-        try:
-            job.resume()
-        except (records.RecordError, CoreError):
-            LOG.exception("freeze %s cannot be taken over", job.group)
+            _in_background(job.resume, job)
 
     def abort(self, group: str, clone_id: str | None, reason: str) -> None:
         """End one clone of a freeze, or all of them.
@@ -468,6 +492,11 @@ class Source:
         if job is None:
             raise FreezeFailed(f"no freeze {group[:64]!r} here")
         return job
+
+
+def _in_background(step: Callable[[], None], job: FreezeJob) -> None:
+    # A daemon: a service that is asked to end does so at once, and takes the freeze over when it is back.
+    threading.Thread(target=step, name=f"freeze-{job.group[:8]}", daemon=True).start()
 
 
 def _region_row(region: RegionSource) -> dict[str, Any]:

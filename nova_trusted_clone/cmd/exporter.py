@@ -115,7 +115,7 @@ class ExporterProcess:
 
     def _early(self, regions: list[Any]) -> None:
         """Serve disks as they are before the freeze, numbered in the order in which they are named."""
-        named = [_region(number, row) for number, row in enumerate(regions, 1)]
+        named = [_region(number, row) for number, row in enumerate(regions)]
         disks = [
             DiskSource(region, pathlib.Path(str(source["socket"])), str(source["export"]))
             for region, source in named
@@ -134,7 +134,7 @@ class ExporterProcess:
         """Serve the frozen regions, numbered in the order in which they are named."""
         if self._sources is None:
             raise DatapathError("nothing drains the memory: ask for drain first")
-        named = [_region(number, row) for number, row in enumerate(regions, 1)]
+        named = [_region(number, row) for number, row in enumerate(regions)]
         try:
             self._sources.open(named)
         except HypervisorError as error:

@@ -1,8 +1,9 @@
-"""nova-trusted-clone-guard: takes a freeze back if the service dies while the source stands still.
+"""nova-trusted-clone-guard: lets the source run on when those who froze it are gone.
 
-The service starts a guard before the pause and holds the other end of its standard input. When the pause is over it writes
-``done``. If the input ends without that word the service is gone: the guard takes everything off the source and lets it run
-on. It outlives the service and holds nothing but a libvirt connection.
+The service starts a guard before the pause and holds the other end of its standard input. If the input ends before the word that
+the pause is over, the service is gone: the guard takes the freeze back. After the pause it watches the exporter until that has
+drained the memory: if the exporter dies before, QEMU leaves the memory write-protected and the server would stand still at its
+next write; again the guard takes the freeze back. It outlives the service and holds nothing but a libvirt connection.
 """
 
 from __future__ import annotations
@@ -11,32 +12,57 @@ import argparse
 import logging
 import pathlib
 import sys
+import time
 
+from nova_trusted_clone.clone.helpers import CONTROL_SOCKET, PAUSE_OVER
+from nova_trusted_clone.datapath import processes
+from nova_trusted_clone.datapath.control import ControlClient, ControlError
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
 
 LOG = logging.getLogger(__name__)
-READY = "ready\n"
-DONE = b"done\n"
+POLL_S = 0.2
+
+
+def exporter_drained(directory: pathlib.Path) -> bool:
+    """Wait until the exporter in ``directory`` has drained the memory; False when it ends before."""
+    control = ControlClient(directory / CONTROL_SOCKET)
+    while processes.find(directory) is not None:
+        try:
+            drain = control.call("status").get("drain")
+        except (ControlError, OSError) as error:
+            LOG.info("the exporter does not answer: %s", error)
+            drain = None
+        if isinstance(drain, dict) and drain.get("drain_ended"):
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def watch(arguments: argparse.Namespace) -> str:
+    """Watch to the end; return why the freeze is to be taken back, empty when it is not."""
+    if sys.stdin.buffer.read(len(PAUSE_OVER)) != PAUSE_OVER:
+        return "the service ended during the pause"
+    if not exporter_drained(arguments.exporter_directory):
+        return "the exporter ended before it had drained the memory"
+    return ""
 
 
 def main() -> int:
-    """Run until the service says that the pause is over, or is gone."""
+    """Run until the memory is drained, or the freeze was taken back."""
     parser = argparse.ArgumentParser(prog="nova-trusted-clone-guard", description=__doc__)
     parser.add_argument(
         "--directory", type=pathlib.Path, required=True, help="the guard's own directory"
     )
     parser.add_argument("--freeze-directory", type=pathlib.Path, required=True)
+    parser.add_argument("--exporter-directory", type=pathlib.Path, required=True)
     parser.add_argument("--uri", required=True)
     parser.add_argument("--server", required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    (arguments.directory / "ready").write_text(READY)
-    if sys.stdin.buffer.read(len(DONE)) == DONE:
-        return 0
-    LOG.warning(
-        "the service ended while server %s was frozen: taking the freeze back", arguments.server
-    )
-    QemuSource(arguments.uri).release(arguments.server, arguments.freeze_directory)
+    (arguments.directory / "ready").touch()
+    if reason := watch(arguments):
+        LOG.warning("%s: taking back the freeze of server %s", reason, arguments.server)
+        QemuSource(arguments.uri).release(arguments.server, arguments.freeze_directory)
     return 0
 
 
