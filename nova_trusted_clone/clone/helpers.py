@@ -47,8 +47,19 @@ class Helper:
         return processes.find(self.directory) is not None
 
     def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """Ask it for something."""
-        return self._control.call(operation, **arguments)
+        """Ask it for something.
+
+        :raises ControlError: its own words
+        :raises ProcessFailed: when it has ended
+        :raises OSError: when it lives and does not answer
+        """
+        try:
+            return self._control.call(operation, **arguments)
+        except OSError as error:
+            if self.alive:
+                raise
+            name = self._module.rpartition(".")[2]
+            raise processes.ProcessFailed(f"the {name} process ended") from error
 
     def stop(self) -> None:
         """End it and remove its directory with everything in it; harmless when repeated."""

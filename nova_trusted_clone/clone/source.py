@@ -318,9 +318,10 @@ class FreezeJob:
         """Each part is tried even if another fails; what failed keeps its record."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._exporter.stop)
-            stack.callback(self._guard.dismiss)
             stack.callback(self._take_off, self._early_directory)
             stack.callback(self._take_off, self._freeze_directory)
+            # Before these, so that two do not take a freeze off at once.
+            stack.callback(self._guard.dismiss)
             # Called first, as the last one pushed; a full disk must not keep the server frozen.
             stack.callback(self._record, "releasing")
         self._record("ended")

@@ -123,7 +123,7 @@ class Store:
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         try:
             return self._helper.call(operation, **arguments)
+        except ProcessFailed as error:
+            raise StoreFailed(str(error)) from error
         except (ControlError, OSError) as error:
-            if not self._helper.alive:
-                raise StoreFailed("the store process ended") from error
             raise StoreFailed(f"the store: {error}") from error

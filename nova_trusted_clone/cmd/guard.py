@@ -1,9 +1,10 @@
 """nova-trusted-clone-guard: lets the source run on when those who froze it are gone.
 
-The service starts a guard before the pause and holds the other end of its standard input. If the input ends before the word that
-the pause is over, the service is gone: the guard takes the freeze back. After the pause it watches the exporter until that has
-drained the memory: if the exporter dies before, QEMU leaves the memory write-protected and the server would stand still at its
-next write; again the guard takes the freeze back. It outlives the service and holds nothing but a libvirt connection.
+The service starts a guard before the pause and holds the other end of its standard input. If the input ends before the
+word that the pause is over, the service is gone: the guard takes the freeze back. After the pause it watches the exporter
+until that has drained the memory: if the exporter dies before, QEMU leaves the memory write-protected and the server would
+stand still at its next write; again the guard takes the freeze back. It outlives the service and holds nothing but a
+libvirt connection.
 """
 
 from __future__ import annotations
