@@ -206,12 +206,11 @@ class FreezeJob:
     def _freeze(self) -> Frozen:
         drain_socket = self._exporter.call("drain")["socket"]
         self._guard.wait_until_ready()
-        try:
-            return self._host.source.freeze(
-                self.server_uuid, self._freeze_directory, pathlib.Path(str(drain_socket))
-            )
-        finally:
-            self._guard.dismiss()
+        frozen = self._host.source.freeze(
+            self.server_uuid, self._freeze_directory, pathlib.Path(str(drain_socket))
+        )
+        self._guard.pause_is_over()
+        return frozen
 
     def _vtpm_region(self, frozen: Frozen) -> list[RegionSource]:
         """The vTPM's state leaves the host only when the order says that the clone's is derived from it."""
