@@ -20,7 +20,8 @@ from nova_trusted_clone.conf import opts
 from nova_trusted_clone.core.attest import eventlog
 from nova_trusted_clone.core.attest.certchain import TrustAnchors
 from nova_trusted_clone.core.attest.policy import Policy
-from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.core.attest.roles import Role
+from nova_trusted_clone.core.errors import CoreError, MalformedInput
 from nova_trusted_clone.core.protocol.session import LocalHost
 from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
@@ -120,9 +121,21 @@ def _ground(options: Any) -> Ground:
         return keep
 
     return Ground(
-        read_file("anchors_file", options.anchors_file, checked(TrustAnchors.from_pem)),
+        read_file("anchors_file", options.anchors_file, checked(_anchors)),
         read_file("policy_file", options.policy_file, checked(Policy.parse)),
     )
+
+
+def _anchors(raw: bytes) -> TrustAnchors:
+    """The operator's roots, one at least for each role that a clone needs.
+
+    :raises MalformedInput: when a role has none: every clone would be refused
+    """
+    anchors = TrustAnchors.from_pem(raw)
+    for role in (Role.ATTESTATION, Role.VTPM, Role.CONTROL):
+        if not anchors.of(role):
+            raise MalformedInput(f"no root of role {role.value}; take the authority's anchors.pem")
+    return anchors
 
 
 def limits(options: Any) -> Limits:

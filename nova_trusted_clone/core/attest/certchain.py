@@ -22,6 +22,7 @@ from nova_trusted_clone.core.errors import MalformedInput
 
 MAX_CHAIN = 4  # leaf, two intermediates, root
 MAX_BUNDLE_BYTES = 256 * 1024
+_PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,10 @@ def _read_bundle(bundle: bytes, what: str) -> list[Certificate]:
         encoded = [item.public_bytes(serialization.Encoding.DER) for item in loaded]
     except certificate.UNREADABLE as error:
         raise MalformedInput(f"{what}: not a PEM bundle of certificates ({error})") from error
+    # The parser passes over a block that was cut off: a root would be missing without a word.
+    begun = bundle.count(_PEM_BEGIN)
+    if begun != len(loaded):
+        raise MalformedInput(f"{what}: {begun} certificates begin and {len(loaded)} are whole")
     return [certificate.read(der, f"{what}, number {n}") for n, der in enumerate(encoded, 1)]
 
 

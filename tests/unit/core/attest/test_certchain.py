@@ -203,6 +203,12 @@ def test_a_bundle_is_sorted_by_role(cloud: Authorities) -> None:
     assert TrustAnchors.from_pem(everything) == cloud.anchors
 
 
+def test_a_bundle_that_was_cut_off_is_refused(cloud: Authorities) -> None:
+    everything = pem(*cloud.roots.values())
+    with pytest.raises(MalformedInput, match=f"{len(cloud.roots)} certificates begin and"):
+        TrustAnchors.from_pem(everything[:-40])
+
+
 def test_a_maker_of_tpms_is_an_anchor_only_when_named_apart(
     cloud: Authorities, host: Machine
 ) -> None:
