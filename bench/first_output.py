@@ -67,7 +67,7 @@ def measure(settings: Settings) -> Report:
         try:
             settings.say("enrolling both hosts, starting their agents")
             operator.prepare()
-            # libvirtd looks at QEMU's abilities before the first domain after its start: 5 s that are no clone's.
+            # libvirtd looks at QEMU's abilities before the first domain after its start: 3.5 s (measured) that are no clone's.
             settings.say("the first clone of the hosts, which does not count")
             first = _clone(lab, operator, sizes[0])
             for number in range(1 if settings.quick else 3):
