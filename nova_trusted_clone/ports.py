@@ -225,6 +225,9 @@ class DestinationHypervisor(Protocol):
     def settle(self, server_uuid: str) -> None:
         """After everything was verified: pull the rest of the disks, so that they need the store no longer."""
 
+    def warm_up(self) -> None:
+        """Do at a service's start what the first clone would wait for otherwise."""
+
     def exists(self, server_uuid: str) -> bool:
         """Whether the clone's process is there, running or paused."""
 

@@ -1,7 +1,7 @@
 """Sphinx configuration."""
 
 project = "nova-trusted-clone"
-copyright = "the nova-trusted-clone developers"  # noqa: A001 - the name that Sphinx wants
+copyright = "the nova-trusted-clone developers"
 extensions = ["openstackdocstheme", "oslo_config.sphinxext", "oslo_config.sphinxconfiggen"]
 html_theme = "openstackdocs"
 openstackdocs_repo_name = "nova-trusted-clone"

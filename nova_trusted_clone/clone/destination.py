@@ -116,8 +116,16 @@ class Destination:
             clone.resume(record)
 
     def start_watching(self) -> None:
-        """Stop stores whose clones are gone, from now on."""
+        """Stop stores whose clones are gone, from now on; and have the hypervisor ready for the first clone."""
         threading.Thread(target=self._watch, name="stores", daemon=True).start()
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+
+    def _warm_up(self) -> None:
+        try:
+            self._host.destination.warm_up()
+        except Exception:
+            # The first clone will say it again, as its own reason.
+            LOG.exception("the hypervisor is not ready")
 
     def close(self) -> None:
         """Watch no more; clones and stores go on by themselves."""

@@ -215,6 +215,13 @@ class FakeHypervisor:
             raise RestoreFailed(f"clone {plan.identity.uuid}: {error!r}") from error
         server.note(settled=False)
 
+    def warm_up(self) -> None:
+        """Nothing is cold here."""
+
+    def exists(self, server_uuid: str) -> bool:
+        """Whether there is such a server."""
+        return (self._root / server_uuid / _SERVER).is_file()
+
     def settle(self, server_uuid: str) -> None:
         """Note that the store is needed no longer."""
         self.server(server_uuid).note(settled=True)

@@ -16,7 +16,8 @@ LINT = (
     (PYTHON, "-m", "ruff", "check", "."),
     (PYTHON, "-m", "ruff", "format", "--check", "."),
     (PYTHON, "-m", "mypy"),
-    (PYTHON, "-m", "mypy", "tools/labkit"),
+    (PYTHON, "-m", "mypy", "tools/labkit", "bench"),
+    (PYTHON, "-m", "sphinx", "-q", "-W", "-b", "html", "doc/source", "doc/build/html"),
 )
 # A hanging test must not use up the time of the whole run; the longest real one takes minutes under emulation.
 INTEGRATION_LIMIT_S = 600

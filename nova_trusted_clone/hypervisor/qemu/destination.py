@@ -154,16 +154,33 @@ class QemuDestination:
         :raises HypervisorError: a disk could not be pulled
         """
         with connection.connected(self._uri) as libvirtd:
-            domain = connection.find(libvirtd, server_uuid)
-            for target in _backed_disks(domain):
-                try:
+            domain = connection.find_or_none(libvirtd, server_uuid)
+            try:
+                if domain is None or not domain.isActive():
+                    return
+                for target in _backed_disks(domain):
                     domain.blockPull(target, 0, 0)
                     while domain.blockJobInfo(target, 0):
                         time.sleep(_PULL_POLL_S)
-                except libvirt.libvirtError as error:
-                    raise HypervisorError(f"disk {target} was not pulled: {error}") from error
-            if left := _backed_disks(domain):
+                left = _backed_disks(domain)
+            except libvirt.libvirtError as error:
+                if self.exists(server_uuid):
+                    raise HypervisorError(f"a disk was not pulled: {error}") from error
+                LOG.info("clone %s ended before its disks were pulled", server_uuid)
+                return
+            if left:
                 raise HypervisorError(f"disks {left} still need the store")
+
+    def warm_up(self) -> None:
+        """Have libvirt look at what QEMU can do now: it takes seconds, which the first clone would wait for otherwise.
+
+        :raises HypervisorError: libvirt does not answer, or knows no QEMU
+        """
+        with connection.connected(self._uri) as libvirtd:
+            try:
+                libvirtd.getDomainCapabilities(None, None, None, None, 0)
+            except libvirt.libvirtError as error:
+                raise HypervisorError(f"{self._uri}: {error}") from error
 
     def exists(self, server_uuid: str) -> bool:
         """Whether the clone's process is there, running or paused."""
