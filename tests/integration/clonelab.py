@@ -13,9 +13,11 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import signal
 import sys
 import time
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -36,6 +38,8 @@ from labkit.process import Process
 from labkit.sandbox import inhabitants
 
 from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone.authority import CloneTerms
+from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.datapath import processes
 from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
 from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
@@ -44,7 +48,9 @@ from nova_trusted_clone.hypervisor.qemu.process import mappings, of_domain
 SETTLE_S = 20.0
 POLL_S = 0.05
 # A clone's directory keeps these: what was ordered, what was said, what came of it.
-RECORDS = frozenset(("clone.json", "session.log", "evidence.json", "freeze.json"))
+RECORDS = frozenset(
+    ("clone.json", "session.log", "evidence.json", "freeze.json", "anchors.pem", "policy.json")
+)
 # Warm vTPMs come and go by themselves.
 OWN_PLACES = ("vtpm", "used")
 LIMITS = {"message_timeout_s": "5", "network_limit_s": "8"}
@@ -81,6 +87,15 @@ class CloneLab:
         agent.configure({**LIMITS, **further})
         agent.start()
 
+    def start_evil_agent(self, host: Host, **further: str) -> None:
+        """Start the tests' agent, which is the product's until something else is wished."""
+        self.wish(host)
+        self.start_program(host, "tests.integration.evil_agent", **further)
+
+    def wish(self, host: Host, **wishes: Any) -> None:
+        """What the tests' agent of a host and its exporters shall do from now on; nothing: be honest."""
+        records.write(host.base / "wishes.json", wishes)
+
     def start_program(self, host: Host, module: str, *arguments: str, **further: str) -> None:
         """Start a program of the tests in the place of a host's agent."""
         agent = self.operator.agent(host)
@@ -103,10 +118,15 @@ class CloneLab:
 
     def kill_agent(self, host: Host) -> None:
         """SIGKILL: no word of farewell."""
-        running = Process.load(host.base / "agent.json")
-        assert running is not None, f"{host.name} has no agent"
+        running = self.agent_process(host)
         running.signal(signal.SIGKILL)
         assert process.wait_until(lambda: not running.alive, 10)
+
+    def agent_process(self, host: Host) -> Process:
+        """The agent that was started last."""
+        running = Process.load(host.base / "agent.json")
+        assert running is not None, f"{host.name} has no agent"
+        return running
 
     # -- clones --
 
@@ -154,15 +174,43 @@ class CloneLab:
         """The store process of a freeze."""
         return helper(self.destination.state_path / "stores" / cloning.group)
 
+    def phases(self, cloning: Cloning) -> tuple[str, str]:
+        """Phase at the source and phase at the destination of an only clone, as their records have it."""
+        (clone,) = cloning.clones
+        return self.outgoing(cloning, clone)["phase"], self.incoming(clone)["phase"]
+
+    def ended(self, cloning: Cloning, limit_s: float = 60.0) -> tuple[str, str]:
+        """Wait until the only clone has ended on both hosts, whoever is alive; the reasons."""
+        (clone,) = cloning.clones
+        until(
+            "the end of the clone on both hosts",
+            lambda: set(self.phases(cloning)) <= {"complete", "failed"},
+            limit_s,
+        )
+        return self.outgoing(cloning, clone)["reason"], self.incoming(clone)["reason"]
+
     # -- what is left --
+
+    def _quiet(self) -> None:
+        """A story that failed may have left a clone on its way: it must not count as what was there before."""
+
+        def helpers() -> list[str]:
+            return [line for host in self.lab.hosts for line in _processes(host) if " -m " in line]
+
+        if not process.wait_until(lambda: not helpers(), SETTLE_S):
+            pytest.fail(f"before the story begins there are still {helpers()}")
 
     @contextlib.contextmanager
     def nothing_left(self, *source_guests: Guest) -> Iterator[None]:
         """Both hosts are afterwards as before, and the guests unharmed."""
+        self._quiet()
         guests_before = {guest.uuid: freeze_marks(guest) for guest in source_guests}
+        for marks in guests_before.values():
+            assert not [mark for mark in marks if "ntc-" in mark], marks
         before = {host.name: inventory(host) for host in self.lab.hosts}
         since = {guest.uuid: guest.console.size() for guest in source_guests}
         yield
+        self.wish(self.source)
         for host in self.lab.hosts:
             same_again(host.name, before[host.name], functools.partial(inventory, host))
         for guest in source_guests:
@@ -192,6 +240,31 @@ def running(host: Host, **wished: Any) -> Iterator[Guest]:
         yield guest
     finally:
         guest.destroy()
+
+
+def terms(clones: CloneLab, guest: Guest, server: uuid.UUID) -> CloneTerms:
+    """What an order for a clone of the guest says."""
+    return CloneTerms(
+        clone_id=secrets.token_bytes(16),
+        freeze_group=secrets.token_bytes(16),
+        project_id="project",
+        user_id="user",
+        source_server=uuid.UUID(guest.uuid).bytes,
+        destination_server=server.bytes,
+        source_host=clones.source.name,
+        destination_host=clones.destination.name,
+        disks=tuple((disk.target, disk.size_bytes) for disk in guest.definition.disks),
+        memory_bytes=guest.definition.memory_mib << 20,
+        policy_sha256=Policy.parse(clones.operator.policy.read_bytes()).sha256,
+        vtpm_mode="new",
+        memory_mode="lazy",
+        tenant_nonce=secrets.token_bytes(32),
+    )
+
+
+def signed_order(clones: CloneLab, guest: Guest) -> bytes:
+    """An order of the operator's for a clone of the guest, that nobody was told of."""
+    return clones.operator.authority.sign_order(terms(clones, guest, uuid.uuid4())).encode()
 
 
 def answers(agent: Agent) -> bool:
@@ -261,7 +334,7 @@ def _processes(host: Host) -> Iterator[str]:
             line = " ".join(words)
             module = re.search(r"-m (\S*(?:exporter|store|guard))\b", line)
             if module:
-                yield f"process {module[1]} {one.pid}"
+                yield f"process -m {module[1]} {one.pid}"
             elif words and pathlib.Path(words[0]).name in ("qemu-system-x86_64", "qemu-img"):
                 yield f"process {words[0]} {one.pid}"
 

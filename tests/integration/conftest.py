@@ -23,6 +23,9 @@ from labkit.lab import Lab
 from labkit.operator import Operator
 from labkit.paths import CHECKOUT, LabPaths
 
+from tests.integration import clonelab
+from tests.integration.clonelab import CloneLab
+
 StartGuest = Callable[..., Guest]
 
 
@@ -95,3 +98,18 @@ def start_guest(lab: Lab) -> Iterator[StartGuest]:
 def source_guest(start_guest: StartGuest) -> Guest:
     """A guest on the source host with a vTPM, a disk, a network interface and a generation id, which checks itself."""
     return start_guest()
+
+
+@pytest.fixture(scope="session")
+def clones(lab: Lab, operator: Operator) -> Iterator[CloneLab]:
+    """The lab for whole clones. Which agents run is each module's to say; at the end none does."""
+    made = CloneLab(lab, operator)
+    yield made
+    made.stop_agents()
+
+
+@pytest.fixture(scope="session")
+def web(clones: CloneLab) -> Iterator[Guest]:
+    """A guest with a vTPM, a disk and a network card, for all stories that leave it unharmed (and check that)."""
+    with clonelab.running(clones.source, name="web") as guest:
+        yield guest

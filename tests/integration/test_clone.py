@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from labkit import guests
 from labkit.guests import Guest
-from labkit.lab import Lab
-from labkit.operator import Operator
 from labkit.ordering import Cloning, Ordered
 
 from nova_trusted_clone.cmd import manage
@@ -24,20 +21,10 @@ pytestmark = pytest.mark.integration
 Verify = Any
 
 
-@pytest.fixture(scope="module")
-def clones(lab: Lab, operator: Operator) -> Iterator[CloneLab]:
-    """Both agents."""
-    made = CloneLab(lab, operator)
-    made.start_agents()
-    yield made
-    made.stop_agents()
-
-
-@pytest.fixture(scope="module")
-def web(clones: CloneLab) -> Iterator[Guest]:
-    """A guest with a vTPM, a disk and a network card."""
-    with clonelab.running(clones.source, name="web") as guest:
-        yield guest
+@pytest.fixture(scope="module", autouse=True)
+def agents(clones: CloneLab) -> None:
+    """The product's, with a test's limits."""
+    clones.start_agents()
 
 
 @pytest.fixture
