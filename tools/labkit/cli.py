@@ -15,6 +15,10 @@ from labkit.lab import Lab
 from labkit.paths import LabPaths
 
 
+# Without a terminal: wide enough that no UUID of the table is broken in two.
+PLAIN_WIDTH = 132
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 when tests failed, or 2 when the lab could not do it."""
     asked, rest = _parser().parse_known_args(arguments)
@@ -120,7 +124,11 @@ def _demo(lab: Lab, asked: argparse.Namespace) -> int:
     from labkit import demo
 
     options = demo.DemoOptions(asked.count, asked.memory, asked.mode, asked.vtpm, asked.keep)
-    return 0 if demo.run(lab, options, say, Console()) else 1
+    return (
+        0
+        if demo.run(lab, options, say, Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
+        else 1
+    )
 
 
 def _status(lab: Lab) -> None:

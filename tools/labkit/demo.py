@@ -13,9 +13,9 @@ import libvirt
 from rich.console import Console as Terminal
 
 from labkit import display, guests, ordering
-from labkit.console import Console
+from labkit.console import Console, Line
 from labkit.display import CloneReport, DemoReport, ServerReport
-from labkit.errors import GuestFailed, LabError
+from labkit.errors import ConsoleTimeout, GuestFailed, LabError
 from labkit.guests import Guest, Wish
 from labkit.host import Host
 from labkit.lab import Lab, Report
@@ -26,6 +26,8 @@ from nova_trusted_clone.transport.rpc import RpcError
 
 OUTPUT_LIMIT_S = 120.0
 WATCH_S = 0.005
+# A guest says each of its lines every two seconds; a busy one takes longer.
+SAID_LIMIT_S = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +175,14 @@ def _clone_report(cloning: Cloning, clone: Ordered) -> ServerReport:
     return _server_report(clone.name, cloning.destination, clone.uuid, Console(paths[0]))
 
 
+def _said(console: Console, kind: str, since: int) -> Line | None:
+    """What a guest says of itself next; None when it has no such part."""
+    try:
+        return console.wait_for(kind, timeout_s=SAID_LIMIT_S, since=since)
+    except (ConsoleTimeout, GuestFailed):
+        return None
+
+
 def _server_report(name: str, host: Host, server_uuid: str, console: Console) -> ServerReport:
     """Who a guest is and how it is, all in its own words, from now on."""
     since = console.size()
@@ -181,7 +191,7 @@ def _server_report(name: str, host: Host, server_uuid: str, console: Console) ->
         check = f"{found.pages} pages, {found.blocks} blocks, {found.bad} bad"
     except GuestFailed as error:
         check = f"damaged: {error}"
-    nic, genid, tpm = (console.last(kind, since) for kind in ("NIC", "GENID", "TPM"))
+    nic, genid, tpm = (_said(console, kind, since) for kind in ("NIC", "GENID", "TPM"))
     return ServerReport(
         name=name,
         host=host.name,
