@@ -14,9 +14,8 @@ from labkit.errors import LabError
 from labkit.lab import Lab
 from labkit.paths import LabPaths
 
-
 # Without a terminal: wide enough that no UUID of the table is broken in two.
-PLAIN_WIDTH = 132
+PLAIN_WIDTH = 144
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
