@@ -136,7 +136,9 @@ def wait_for_path(path: pathlib.Path, process: ProcessId, limit_s: float) -> Non
         with contextlib.suppress(ChildProcessError):
             os.waitpid(process.pid, os.WNOHANG)
         if not process.alive:
-            raise ProcessFailed(f"the helper in {path.parent} ended before it was ready; see its output.log")
+            raise ProcessFailed(
+                f"the helper in {path.parent} ended before it was ready; see its output.log"
+            )
         if time.monotonic() > deadline:
             raise ProcessFailed(f"the helper in {path.parent} was not ready within {limit_s:.0f} s")
         time.sleep(POLL_S)

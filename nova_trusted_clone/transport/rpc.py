@@ -70,7 +70,10 @@ def _read_exactly(connection: socket.socket, count: int) -> bytes:
 def _receive(connection: socket.socket) -> dict[str, Any]:
     (length,) = struct.unpack(">I", _read_exactly(connection, 4))
     if not 1 <= length <= MAX_FRAME_BYTES:
-        raise RpcError(f"a frame of {length} bytes, allowed are 1 to {MAX_FRAME_BYTES}", "trusted-clone.rpc.frame")
+        raise RpcError(
+            f"a frame of {length} bytes, allowed are 1 to {MAX_FRAME_BYTES}",
+            "trusted-clone.rpc.frame",
+        )
     raw = _read_exactly(connection, length)
     try:
         value = cbor2.loads(
@@ -90,7 +93,10 @@ def _receive(connection: socket.socket) -> dict[str, Any]:
 def _send(connection: socket.socket, value: Mapping[str, Any]) -> None:
     raw = cbor2.dumps(dict(value))
     if len(raw) > MAX_FRAME_BYTES:
-        raise RpcError(f"a message of {len(raw)} bytes, allowed are {MAX_FRAME_BYTES}", "trusted-clone.rpc.frame")
+        raise RpcError(
+            f"a message of {len(raw)} bytes, allowed are {MAX_FRAME_BYTES}",
+            "trusted-clone.rpc.frame",
+        )
     connection.sendall(struct.pack(">I", len(raw)) + raw)
 
 
@@ -123,7 +129,10 @@ class Client:
         except OSError as error:
             raise Unreachable(f"{operation}: no answer from {self._address}: {error}") from error
         if "error" in reply:
-            raise RpcError(str(reply["error"])[:4096], str(reply.get("code", "trusted-clone.rpc.unknown"))[:128])
+            raise RpcError(
+                str(reply["error"])[:4096],
+                str(reply.get("code", "trusted-clone.rpc.unknown"))[:128],
+            )
         result = reply.get("ok")
         if not isinstance(result, dict):
             raise RpcError(f"{operation}: a reply without a result", "trusted-clone.rpc.frame")
@@ -164,7 +173,9 @@ class Server:
     def close(self) -> None:
         """Answer no more; running requests end by themselves."""
         self._closing.set()
-        with contextlib.suppress(OSError):  # not connected is what a listening socket answers here on some kernels
+        with contextlib.suppress(
+            OSError
+        ):  # not connected is what a listening socket answers here on some kernels
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -178,7 +189,9 @@ class Server:
                 LOG.warning("refused a connection: %d are open already", MAX_CONNECTIONS)
                 connection.close()
                 continue
-            threading.Thread(target=self._serve, args=(connection,), name="rpc-request", daemon=True).start()
+            threading.Thread(
+                target=self._serve, args=(connection,), name="rpc-request", daemon=True
+            ).start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -196,12 +209,22 @@ class Server:
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         name, arguments = request.get("op"), request.get("args")
-        if not isinstance(name, str) or name not in self._operations or not isinstance(arguments, dict):
-            return {"error": f"no operation {str(name)[:64]!r} here", "code": "trusted-clone.rpc.operation"}
+        if (
+            not isinstance(name, str)
+            or name not in self._operations
+            or not isinstance(arguments, dict)
+        ):
+            return {
+                "error": f"no operation {str(name)[:64]!r} here",
+                "code": "trusted-clone.rpc.operation",
+            }
         try:
             return {"ok": dict(self._operations[name](arguments))}
         except PublicError as error:
             return {"error": str(error), "code": error.code}
-        except Exception:  # noqa: BLE001 - the boundary: a caller learns that it failed, the log learns why
+        except Exception:
             LOG.exception("operation %s failed", name)
-            return {"error": f"{name} failed; the log of the host has the reason", "code": "trusted-clone.internal"}
+            return {
+                "error": f"{name} failed; the log of the host has the reason",
+                "code": "trusted-clone.internal",
+            }
