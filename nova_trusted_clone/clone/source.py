@@ -27,6 +27,8 @@ from nova_trusted_clone.core.protocol.events import FreezeDone, VtpmIdentity
 from nova_trusted_clone.core.protocol.messages import Counts
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
 from nova_trusted_clone.core.protocol.proofs import certified_vtpm
+from nova_trusted_clone.datapath.control import ControlError
+from nova_trusted_clone.datapath.processes import ProcessFailed
 from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape, VtpmInstance
 
 LOG = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ class FreezeJob:
         """End one clone, or all."""
         for clone in self.clones:
             if clone_id in (None, clone.clone_id):
-                clone.fail(reason)
+                self._fail(clone, reason)
         if not self._running():
             self._abort.set()
 
@@ -399,7 +401,7 @@ class FreezeJob:
             try:
                 step(clone)
             except CloneFailed as error:
-                clone.fail(str(error))
+                self._fail(clone, str(error))
 
         with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
             for future in [pool.submit(one, clone) for clone in targets]:
@@ -408,7 +410,18 @@ class FreezeJob:
 
     def _fail_all(self, reason: str) -> None:
         for clone in self._running():
-            clone.fail(reason)
+            self._fail(clone, reason)
+
+    def _fail(self, clone: Outgoing, reason: str) -> None:
+        """End one clone: its store gets no page of the others' freeze any more."""
+        admitted = bool(clone.store_certificate)
+        clone.fail(reason)
+        if not admitted:
+            return
+        try:
+            self._exporter.call("dismiss", clone_id=clone.clone_id)
+        except (ProcessFailed, ControlError, OSError) as error:
+            LOG.info("freeze %s: nobody left to dismiss: %s", self.group, error)
 
 
 class Source:
