@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import records
-from nova_trusted_clone.clone.ground import Ground
+from nova_trusted_clone.clone.ground import ANCHORS, POLICY, Ground
 from nova_trusted_clone.clone.helpers import remove
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Incoming, Phase, Rejected
@@ -19,6 +19,7 @@ from nova_trusted_clone.ports import Identity, NicIdentity
 
 LOG = logging.getLogger(__name__)
 WATCH_S = 1.0
+BEFORE_RESTORE = frozenset(("clone.json", "session.log", ANCHORS, POLICY))
 
 
 class Destination:
@@ -109,8 +110,13 @@ class Destination:
             try:
                 clone, record = self._load(directory)
             except (records.RecordError, CoreError, KeyError, ValueError) as error:
-                LOG.warning("clone directory %s is removed: %s", directory, error)
-                remove(directory)
+                # It may hold the disks of a server that runs: only what was never more than records goes.
+                begun = any(path.name not in BEFORE_RESTORE for path in directory.iterdir())
+                LOG.warning(
+                    "clone directory %s is %s: %s", directory, "kept" if begun else "removed", error
+                )
+                if not begun:
+                    remove(directory)
                 continue
             self._clones[clone.clone_id] = clone
             clone.resume(record)
@@ -152,6 +158,7 @@ class Destination:
             try:
                 for clone in list(self._clones.values()):
                     clone.expire()
+                    clone.clean_again()
                 self._stop_unused_stores()
             except Exception:
                 LOG.exception("watching the stores")

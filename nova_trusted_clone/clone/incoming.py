@@ -83,6 +83,7 @@ class Incoming:
         self._vtpm: VtpmInstance | None = None
         self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm_quote}
         self._source_certificate = b""
+        self._unclean = False
         self._regions: list[dict[str, Any]] = []
         self._last = (b"", b"")
 
@@ -126,6 +127,10 @@ class Incoming:
         self.phase, self.reason = Phase(record["phase"]), str(record["reason"])
         self._regions = list(record["regions"])
         self._last = tuple(bytes.fromhex(part) for part in record["last"])  # type: ignore[assignment]
+        if self.phase is Phase.FAILED:
+            self._clean_or_remember()  # the end may have come before all was removed
+        if self.phase is Phase.COMPLETE:
+            threading.Thread(target=self._settle, name="settle", daemon=True).start()
         if self.phase.ended:
             return
         if self.phase not in (Phase.FETCHING, Phase.PROVISIONAL) or not self.store.alive:
@@ -359,7 +364,8 @@ class Incoming:
     def _run(self) -> None:
         """From the first verified page to the settled clone."""
         try:
-            if self.phase is Phase.FETCHING and self.order.vtpm_mode == "derive":
+            derives = self.order.vtpm_mode == "derive" and self._kept_vtpm() is None
+            if self.phase is Phase.FETCHING and derives:
                 self._derive_vtpm(unpack_vtpm(self._region_path("vtpm").read_bytes()))
             if self.phase is Phase.FETCHING and self.order.memory_mode == "lazy":
                 self._restore()
@@ -369,11 +375,20 @@ class Incoming:
             if self.phase is Phase.FETCHING:
                 self._restore()
             self.enter(Phase.COMPLETE)
-            self._host.destination.settle(self.identity.uuid)
         except Exception as error:
             if not self._stopped.is_set():
                 LOG.exception("clone %s", self.clone_id)
                 self.fail(self._why(error))
+            return
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make the disks independent of the store. The clone is complete without it, and a restart tries again."""
+        try:
+            if self._host.destination.exists(self.identity.uuid):
+                self._host.destination.settle(self.identity.uuid)
+        except Exception:
+            LOG.exception("clone %s: its disks still need the store", self.clone_id)
 
     def _why(self, error: Exception) -> str:
         """A guest that waits for a page which never comes dies of that: the store's reason is then the reason."""
@@ -459,7 +474,21 @@ class Incoming:
                 self.enter(Phase.FAILED, reason)
             except OSError as error:  # a full disk must not keep what is on it
                 LOG.error("clone %s: its record cannot be written: %s", self.clone_id, error)
+            self._clean_or_remember()
+
+    def _clean_or_remember(self) -> None:
+        try:
             self.clean()
+            self._unclean = False
+        except Exception:
+            LOG.exception("clone %s: not all of it is removed yet", self.clone_id)
+            self._unclean = True
+
+    def clean_again(self) -> None:
+        """Try again to remove what could not be removed."""
+        with self._lock:
+            if self._unclean:
+                self._clean_or_remember()
 
     def clean(self) -> None:
         """Remove the clone, its vTPM's state and whatever else it had here. Each part is tried even if another fails."""

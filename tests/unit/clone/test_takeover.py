@@ -1,0 +1,166 @@
+"""What a destination's service finds at its start: taken back, left alone, never lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import pytest
+
+from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone.destination import Destination
+from nova_trusted_clone.clone.ground import Ground
+from nova_trusted_clone.clone.host import Limits, Place
+from nova_trusted_clone.clone.incoming import Incoming, Phase, Rejected
+from nova_trusted_clone.core.protocol.order import Order, SignedOrder
+from nova_trusted_clone.ports import Identity
+
+CLONE = "ab" * 16
+
+
+class Hypervisor:
+    """Removes a clone only when it was asked so often."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.destroyed = 0
+
+    def destroy(self, server_uuid: str, directory: pathlib.Path) -> None:
+        self.destroyed += 1
+        if self.refusals:
+            self.refusals -= 1
+            raise RuntimeError("the hypervisor does not answer")
+
+    def exists(self, server_uuid: str) -> bool:
+        return False
+
+
+@dataclasses.dataclass
+class Parts:
+    """The parts of a host that these stories need."""
+
+    place: Place
+    destination: Hypervisor
+    limits: Limits = dataclasses.field(default_factory=Limits)
+
+    def quote(self, *_: Any) -> Any:
+        raise AssertionError("nothing is quoted here")
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path) -> Any:
+    place = Place(tmp_path, "test:///default", "127.0.0.1", 1, 2)
+    place.make()
+    return Parts(place, Hypervisor())
+
+
+def clone_of(host: Any) -> Incoming:
+    directory = host.place.clones / CLONE
+    directory.mkdir()
+    order = Order(
+        version=1,
+        clone_id=bytes.fromhex(CLONE),
+        freeze_group=bytes(16),
+        project_id="p",
+        user_id="u",
+        source_server=bytes(16),
+        destination_server=bytes(16),
+        source_host="a",
+        destination_host="b",
+        source_ak_name=bytes(34),
+        destination_ak_name=bytes(34),
+        disks=(),
+        memory_bytes=1 << 20,
+        policy_sha256=bytes(32),
+        vtpm_mode="new",
+        memory_mode="lazy",
+        tenant_nonce=bytes(32),
+        issued_at=1,
+        expires_at=2,
+    )
+    identity = Identity("clone", "00000000-0000-0000-0000-000000000000", ())
+    signed = SignedOrder(order.encode(), b"signature", (bytes(64),))
+    return Incoming(host, directory, signed, order, identity, Ground(b"", b""))
+
+
+def record_of(phase: Phase) -> dict[str, Any]:
+    return {"phase": phase.value, "reason": "", "regions": [], "last": ["", ""]}
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARED, Phase.ATTESTING, Phase.RESTORING])
+def test_a_clone_that_cannot_go_on_is_taken_back(host: Any, phase: Phase) -> None:
+    clone = clone_of(host)
+    clone.resume(record_of(phase))
+    assert clone.phase is Phase.FAILED
+    assert f"the service ended while the clone was {phase.value}" in clone.reason
+    assert host.destination.destroyed == 1
+
+
+@pytest.mark.parametrize("phase", [Phase.FETCHING, Phase.PROVISIONAL])
+def test_a_clone_whose_store_ended_too_is_taken_back(host: Any, phase: Phase) -> None:
+    clone = clone_of(host)
+    clone.resume(record_of(phase))
+    assert clone.phase is Phase.FAILED
+    assert host.destination.destroyed == 1
+
+
+def test_a_removal_that_the_end_cut_short_is_done_again(host: Any) -> None:
+    clone_of(host).resume(record_of(Phase.FAILED))
+    assert host.destination.destroyed == 1
+
+
+def test_a_complete_clone_is_left_alone(host: Any) -> None:
+    clone = clone_of(host)
+    clone.resume(record_of(Phase.COMPLETE))
+    clone.fail("somebody says so")
+    assert clone.phase is Phase.COMPLETE
+    assert host.destination.destroyed == 0
+
+
+def test_what_cannot_be_removed_now_is_removed_later(host: Any) -> None:
+    host.destination.refusals = 2
+    clone = clone_of(host)
+    clone.fail("enough")
+    assert clone.phase is Phase.FAILED
+    clone.clean_again()
+    clone.clean_again()
+    clone.clean_again()
+    assert host.destination.destroyed == 3
+
+
+def test_nothing_brings_a_clone_back_that_has_ended(host: Any) -> None:
+    clone = clone_of(host)
+    clone.fail("enough")
+    with pytest.raises(Rejected, match="enough"):
+        clone.enter(Phase.PROVISIONAL)
+    assert clone.phase is Phase.FAILED
+
+
+def test_a_full_disk_does_not_keep_a_clone(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = clone_of(host)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "write", full)
+    clone.fail("enough")
+    assert clone.phase is Phase.FAILED
+    assert host.destination.destroyed == 1
+
+
+def test_disks_are_never_removed_with_a_record_that_cannot_be_read(host: Any) -> None:
+    disk = host.place.clones / CLONE / "vda.qcow2"
+    disk.parent.mkdir()
+    disk.touch()
+    (disk.parent / "clone.json").write_text("{")
+    Destination(host).resume()
+    assert disk.exists()
+
+
+def test_a_record_that_cannot_be_read_and_is_all_there_is_goes(host: Any) -> None:
+    directory = host.place.clones / CLONE
+    directory.mkdir()
+    (directory / "clone.json").write_text("{")
+    Destination(host).resume()
+    assert not directory.exists()
