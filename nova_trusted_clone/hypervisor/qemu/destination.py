@@ -186,7 +186,12 @@ class QemuDestination:
         """Whether the clone's process is there, running or paused."""
         with connection.connected(self._uri) as libvirtd:
             domain = connection.find_or_none(libvirtd, server_uuid)
-            return domain is not None and bool(domain.isActive())
+            try:
+                return domain is not None and bool(domain.isActive())
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return False  # it ended just now
+                raise HypervisorError(f"server {server_uuid}: {error}") from error
 
     def pause(self, server_uuid: str) -> None:
         """Stop the clone's processors; harmless when they are stopped.
