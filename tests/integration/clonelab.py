@@ -195,10 +195,20 @@ class CloneLab:
         """A story that failed may have left a clone on its way: it must not count as what was there before."""
 
         def helpers() -> list[str]:
-            return [line for host in self.lab.hosts for line in _processes(host) if " -m " in line]
+            running = [line for h in self.lab.hosts for line in _processes(h) if " -m " in line]
+            return running + [
+                str(path) for path in (self.destination.state_path / "stores").glob("*")
+            ]
 
         if not process.wait_until(lambda: not helpers(), SETTLE_S):
             pytest.fail(f"before the story begins there are still {helpers()}")
+
+    def _tidy(self, before: frozenset[str]) -> None:
+        """After a story that failed: end its clones, so that the next story is not about them."""
+        with guests.connected(self.destination) as connection:
+            for domain in connection.listAllDomains():
+                if f"domain {domain.UUIDString()}" not in before:
+                    domain.destroy()
 
     @contextlib.contextmanager
     def nothing_left(self, *source_guests: Guest) -> Iterator[None]:
@@ -209,7 +219,11 @@ class CloneLab:
             assert not [mark for mark in marks if "ntc-" in mark], marks
         before = {host.name: inventory(host) for host in self.lab.hosts}
         since = {guest.uuid: guest.console.size() for guest in source_guests}
-        yield
+        try:
+            yield
+        except BaseException:
+            self._tidy(before[self.destination.name])
+            raise
         self.wish(self.source)
         for host in self.lab.hosts:
             same_again(host.name, before[host.name], functools.partial(inventory, host))

@@ -1,7 +1,7 @@
 """An exporter that changes what it sends after it was signed, or takes its time: what a test wished, else honest.
 
-The wish is a JSON file: ``fault`` (a name below), ``kind`` and ``name`` of the region, ``after`` (that many honest replies
-with pages of that region first), ``release`` (for ``hold``: a file; replies wait until it is there).
+The wish is a JSON file: ``fault`` (a name below), ``kind`` and ``name`` of the region (any, when left out), ``after`` (that
+many honest replies with pages of that region first), ``seconds`` (for ``slow``: what each reply takes longer).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,18 +23,7 @@ from nova_trusted_clone.datapath.filters import fault
 from nova_trusted_clone.datapath.sources import SegmentSource
 
 WISHES = "TESTS_WISHES"
-HOLD_LIMIT_S = 120.0
 Wish = dict[str, Any]
-
-
-def _hold(wish: Wish) -> fault.Fault:
-    def apply(reply: SegmentReply) -> SegmentReply:
-        deadline = time.monotonic() + HOLD_LIMIT_S
-        while not pathlib.Path(wish["release"]).exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return reply
-
-    return apply
 
 
 FAULTS: dict[str, Callable[[Wish, Ed25519PrivateKey], fault.Fault]] = {
@@ -47,7 +35,7 @@ FAULTS: dict[str, Callable[[Wish, Ed25519PrivateKey], fault.Fault]] = {
     "replay": lambda _wish, key: fault.replay(key, bytes(16)),
     "stale": lambda _wish, key: fault.stale(key, 7),
     "forge": lambda _wish, _key: fault.forge(),
-    "hold": lambda wish, _key: _hold(wish),
+    "slow": lambda wish, _key: fault.stall(float(wish["seconds"])),
 }
 
 
@@ -66,8 +54,12 @@ class EvilExporter(Exporter):
     def publish(self, sources: Iterable[SegmentSource]) -> None:
         """Note the regions' ids."""
         frozen = list(sources)
-        wanted = (self._wish["kind"], self._wish["name"])
-        self._struck = {s.region.id for s in frozen if (s.region.kind, s.region.name) == wanted}
+        wanted = {name: self._wish[name] for name in ("kind", "name") if name in self._wish}
+        self._struck = {
+            source.region.id
+            for source in frozen
+            if wanted.items() <= {"kind": source.region.kind, "name": source.region.name}.items()
+        }
         assert self._struck, f"there is no region {wanted}"
         super().publish(frozen)
 

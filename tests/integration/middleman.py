@@ -44,15 +44,10 @@ class Middleman:
         self._hold_after: int | None = None
         self._waiting = 0
         self._go = threading.Event()
-        self._server = inside(
-            source, lambda: rpc.Server(("127.0.0.1", 0), {n: self._handler(n) for n in OPERATIONS})
-        )
-        self._server.start()
-
-    @property
-    def address(self) -> tuple[str, int]:
+        self._listener = inside(source, lambda: socket.create_server(("127.0.0.1", 0), backlog=64))
+        self.address: tuple[str, int] = self._listener.getsockname()
         """Where the source is told that the destination is."""
-        return ("127.0.0.1", self._server.port)
+        threading.Thread(target=self._accept, daemon=True).start()
 
     def hold_after(self, count: int) -> None:
         """Forward so many messages and hold the next."""
@@ -79,13 +74,28 @@ class Middleman:
             raise rpc.PublicError(str(reply["error"]), str(reply["code"]))
         return dict(reply["ok"])
 
-    def _handler(self, operation: str) -> rpc.Handler:
-        def handle(arguments: Any) -> dict[str, Any]:
-            if operation != "message":
-                return self.call(operation, **arguments)
-            return self._message(dict(arguments))
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-        return handle
+    def _serve(self, connection: socket.socket) -> None:
+        """One request, one reply; when the destination does not answer, neither does this."""
+        with contextlib.suppress(OSError, rpc.RpcError), contextlib.closing(connection):
+            request = rpc._receive(connection)
+            try:
+                reply: dict[str, Any] = {"ok": self._handle(request["op"], request["args"])}
+            except rpc.PublicError as error:
+                reply = {"error": str(error), "code": error.code}
+            rpc._send(connection, reply)
+
+    def _handle(self, operation: str, arguments: Arguments) -> dict[str, Any]:
+        if operation == "message":
+            return self._message(arguments)
+        return self.call(operation, **arguments)
 
     def _message(self, arguments: Arguments) -> dict[str, Any]:
         number = self._messages
@@ -103,10 +113,9 @@ class Middleman:
     def close(self) -> None:
         """End."""
         self.let_go()
-        self._server.close()
-
-
-OPERATIONS = ("message", "status", "end")
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
 
 @contextlib.contextmanager
