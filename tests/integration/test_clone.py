@@ -132,8 +132,15 @@ def test_a_clone_survives_the_end_of_the_agents_that_made_it(clones: CloneLab, w
         )
         assert status["phase"] == "complete"
         assert store.alive
+        until("disks of its own", lambda: not backed_disks(clones, clone), 60)
         clones.destroy(clone)
         until("the end of the store", lambda: not store.alive)
+
+
+def backed_disks(clones: CloneLab, clone: Ordered) -> int:
+    """How many disks still need the store."""
+    found = definition(clones.destination, clone.uuid)
+    return len(found.findall("devices/disk/backingStore/source"))
 
 
 def test_an_eager_clone_runs_only_when_everything_is_proven(
