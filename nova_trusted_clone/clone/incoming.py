@@ -207,7 +207,7 @@ class Incoming:
                 raise Rejected(f"the clone has ended: {self.reason or self.phase.value}")
             try:
                 answer = self._drive(data, hints)
-            except (CoreError, StoreFailed, Rejected) as error:
+            except (CoreError, StoreFailed, Rejected, OSError) as error:
                 self.fail(str(error))
                 raise Rejected(str(error)) from error
             except Exception:

@@ -27,6 +27,8 @@ _NBD_DESCRIPTOR = "ntc-nbd"
 JOB_END_LIMIT_S = 30.0
 # What a reservation leaves for the captured memory and everybody else.
 SPARE_BYTES = 2 << 30
+# With less than that nothing is begun: a busy guest fills it in a moment.
+LEAST_BYTES = 64 << 20
 LOG = logging.getLogger(__name__)
 
 
@@ -107,7 +109,12 @@ def _reserve(descriptor: int, disk: FrozenDisk) -> None:
     # Tables of a qcow2 image: 8 bytes and 2 bytes for each 64 KiB, and a few clusters.
     needed = disk.size_bytes + disk.size_bytes // 4096 + (1 << 20)
     found = os.fstatvfs(descriptor)
-    if found.f_bavail * found.f_frsize >= needed + SPARE_BYTES:
+    free = found.f_bavail * found.f_frsize
+    if free < LEAST_BYTES:
+        raise FreezeFailed(
+            f"{disk.scratch}: No space left on device: {free >> 20} MiB are free, a freeze needs {LEAST_BYTES >> 20} MiB"
+        )
+    if free >= needed + SPARE_BYTES:
         os.posix_fallocate(descriptor, 0, needed)
     else:
         LOG.warning(

@@ -332,9 +332,20 @@ class QemuSource:
         monitor.execute("migrate-set-parameters", max_bandwidth=record.previous_bandwidth)
         diskfreeze.forget_descriptor(monitor, _DRAIN_DESCRIPTOR)
         diskfreeze.undo(monitor, record.disks)
+        _go_on_after_full_scratch(domain, monitor)
         fdsets = (record.device_fdset, *(disk.fdset for disk in record.disks))
         diskfreeze.forget_fdsets(monitor, fdsets)
         marker.take(monitor)
+
+
+def _go_on_after_full_scratch(domain: Any, monitor: Monitor) -> None:
+    """Let a guest run on that stands still because there was no room for old content; its write is then done again.
+
+    One that stands still because its own disk is full does so again at once.
+    """
+    if monitor.execute("query-status")["status"] == "io-error":
+        LOG.warning("%s stood still for want of room for its disks' old content", domain.name())
+        domain.resume()
 
 
 def _owner(monitor: Monitor, process: ProcessId) -> str | None:

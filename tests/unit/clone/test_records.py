@@ -52,3 +52,16 @@ def test_a_record_that_several_threads_write_is_always_one_of_theirs(tmp_path):
 
     assert records.read(path)["number"] in range(4)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing_and_the_former_one(tmp_path, monkeypatch):
+    records.write(tmp_path / "r.json", {"n": 1})
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        records.write(tmp_path / "r.json", {"n": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+    assert records.read(tmp_path / "r.json") == {"n": 1}
