@@ -27,8 +27,8 @@ _NBD_DESCRIPTOR = "ntc-nbd"
 JOB_END_LIMIT_S = 30.0
 # What a reservation leaves for the captured memory and everybody else.
 SPARE_BYTES = 2 << 30
-# With less than that nothing is begun: a busy guest fills it in a moment.
-LEAST_BYTES = 64 << 20
+# With less than that nothing is begun: ``sources`` would end the freeze at once (LOW_SPACE_BYTES).
+LEAST_BYTES = 256 << 20
 LOG = logging.getLogger(__name__)
 
 
