@@ -22,6 +22,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import libvirt
 import pytest
 from labkit import guests, ordering, process
 from labkit.agent import Agent
@@ -208,7 +209,8 @@ class CloneLab:
         with guests.connected(self.destination) as connection:
             for domain in connection.listAllDomains():
                 if f"domain {domain.UUIDString()}" not in before:
-                    domain.destroy()
+                    with contextlib.suppress(libvirt.libvirtError):  # it ends by itself
+                        domain.destroy()
 
     @contextlib.contextmanager
     def nothing_left(self, *source_guests: Guest) -> Iterator[None]:
