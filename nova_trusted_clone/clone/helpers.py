@@ -18,6 +18,7 @@ from nova_trusted_clone.ports import VtpmBlobs
 
 CONTROL_SOCKET = "control.sock"
 START_LIMIT_S = 30.0
+DYING_S = 1.0
 # What the service tells a guard.
 PAUSE_OVER = b"pause over\n"
 # Siblings share a store: only one of them may start it.
@@ -56,7 +57,9 @@ class Helper:
         try:
             return self._control.call(operation, **arguments)
         except OSError as error:
-            if self.alive:
+            process = processes.find(self.directory)
+            # One that was killed closes its sockets a moment before it is gone.
+            if process is not None and not process.wait(DYING_S):
                 raise
             name = self._module.rpartition(".")[2]
             raise processes.ProcessFailed(f"the {name} process ended") from error

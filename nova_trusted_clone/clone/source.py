@@ -289,11 +289,12 @@ class FreezeJob:
             self._each(lambda clone, r=root, c=counts: clone.finish(r, c), fetched)
 
     def _exporter_status(self) -> dict[str, Any]:
-        if not self._exporter.alive:
+        try:
+            status = self._exporter.call("status")
+        except ProcessFailed as error:
             raise FreezeFailed(
-                "the exporter process ended; the source server is unharmed: order the clone anew"
-            )
-        status = self._exporter.call("status")
+                f"{error}; the source server is unharmed: order the clone anew"
+            ) from error
         if status.get("failed"):
             raise FreezeFailed(f"the exporter: {status['failed']}")
         return status
