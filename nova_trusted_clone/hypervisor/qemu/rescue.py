@@ -9,6 +9,7 @@ in QEMU; the kernel lets a process with CAP_SYS_PTRACE borrow it (pidfd_getfd(2)
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -16,6 +17,8 @@ import logging
 import os
 import pathlib
 import struct
+import threading
+from collections.abc import Iterator
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
@@ -26,6 +29,7 @@ _UFFDIO_WRITEPROTECT = 0xC018AA06
 _UFFDIO_UNREGISTER = 0x8010AA01
 # The same number on every architecture (asm-generic/unistd.h).
 _SYS_PIDFD_GETFD = 438
+_LIFT_EVERY_S = 0.05
 _LINK = "anon_inode:[userfaultfd]"
 
 
@@ -56,6 +60,33 @@ def lift_protection(process: ProcessId) -> int:
             f"process {process.pid}: {len(left)} ranges of its memory stay protected"
         )
     return len(ranges)
+
+
+@contextlib.contextmanager
+def kept_lifted(process: ProcessId) -> Iterator[None]:
+    """Lift the protection again and again while something is asked of QEMU that may wait for it.
+
+    Once is not enough: a snapshot that is just beginning arms the memory after one has looked.
+
+    :raises HypervisorError: something stays protected at the end
+    """
+    ended = threading.Event()
+
+    def lift() -> None:
+        while not ended.wait(_LIFT_EVERY_S):
+            try:
+                lift_protection(process)
+            except HypervisorError as error:
+                LOG.info("armed again meanwhile: %s", error)
+
+    lifting = threading.Thread(target=lift, name="rescue", daemon=True)
+    lifting.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        lifting.join()
+        lift_protection(process)
 
 
 def _protected(process: ProcessId) -> list[tuple[int, int]]:

@@ -315,19 +315,18 @@ class QemuSource:
     def _release(domain: Any, monitor: Monitor, record: FreezeRecord) -> None:
         if _owner(monitor, record.process) != record.token:
             return
-        if migration_status(monitor) in _BUSY:
-            # First this: a cancelled snapshot answers no write fault any more, but needs QEMU's big lock to
-            # end, which is often held by somebody who waits for such an answer.
-            rescue.lift_protection(record.process)
-            monitor.execute("migrate_cancel")
-        if not record.resumed:
-            _let_run(domain, monitor)
-        await_condition(
-            "the end of the snapshot",
-            lambda: migration_status(monitor) not in _BUSY,
-            _CANCEL_LIMIT_S,
-        )
-        rescue.lift_protection(record.process)
+        # A cancelled snapshot answers no write fault any more, but needs QEMU's big lock to end, which is often held by
+        # somebody who waits for such an answer.
+        with rescue.kept_lifted(record.process):
+            if migration_status(monitor) in _BUSY:
+                monitor.execute("migrate_cancel")
+            if not record.resumed:
+                _let_run(domain, monitor)
+            await_condition(
+                "the end of the snapshot",
+                lambda: migration_status(monitor) not in _BUSY,
+                _CANCEL_LIMIT_S,
+            )
         set_capability(monitor, _SNAPSHOT, False)
         monitor.execute("migrate-set-parameters", max_bandwidth=record.previous_bandwidth)
         diskfreeze.forget_descriptor(monitor, _DRAIN_DESCRIPTOR)
