@@ -88,6 +88,9 @@ class VtpmFactory(Protocol):
     def shadow(self, source: VtpmBlobs) -> VtpmInstance:
         """A short-lived instance of a frozen vTPM's state, to quote by its AK; never given to a guest."""
 
+    def close(self) -> None:
+        """End what is kept warm, and every instance that was neither handed over nor discarded."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DiskShape:

@@ -84,6 +84,7 @@ class Incoming:
         self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm_quote}
         self._source_certificate = b""
         self._unclean = False
+        self._derived = False
         self._regions: list[dict[str, Any]] = []
         self._last = (b"", b"")
 
@@ -149,6 +150,7 @@ class Incoming:
             self._machine(replayed=True), self._directory / "session.log", self._signers
         )
         self.fetched = stood.heard_a(events.TransferDone)
+        self._derived = stood.heard_a(events.VtpmInstalled)
         for action in stood.left:
             if isinstance(action, actions.Send):
                 # The source did not get this answer, and repeats its message.
@@ -364,7 +366,7 @@ class Incoming:
     def _run(self) -> None:
         """From the first verified page to the settled clone."""
         try:
-            derives = self.order.vtpm_mode == "derive" and self._kept_vtpm() is None
+            derives = self.order.vtpm_mode == "derive" and not self._derived
             if self.phase is Phase.FETCHING and derives:
                 self._derive_vtpm(unpack_vtpm(self._region_path("vtpm").read_bytes()))
             if self.phase is Phase.FETCHING and self.order.memory_mode == "lazy":

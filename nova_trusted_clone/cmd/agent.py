@@ -7,6 +7,7 @@ the control plane has announced.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
 import re
@@ -214,7 +215,8 @@ def serve(
     wiring.require_sound(options)
     with wiring.alone_in(pathlib.Path(options.state_path)):
         host = wiring.host(options)
-        _serve(options, host, stopped, announce, make_source)
+        with contextlib.closing(host.vtpms):
+            _serve(options, host, stopped, announce, make_source)
 
 
 def _serve(

@@ -166,9 +166,12 @@ def host(options: Any) -> Host:
         bulk_port_min=options.bulk_port_min,
         bulk_port_max=options.bulk_port_max,
     )
+    # Malformed files are told at the start, not with the first clone; and before anything is started.
+    local = _local(options, enrolled)
+    _ground(options)
     place.make()
-    made = Host(
-        local=_local(options, enrolled),
+    return Host(
+        local=local,
         place=place,
         limits=limits(options),
         open_tpm=lambda: EsysTpm(options.tpm),
@@ -177,5 +180,3 @@ def host(options: Any) -> Host:
         source=QemuSource(options.libvirt_uri),
         destination=QemuDestination(options.libvirt_uri, pathlib.Path(options.memory_backing_dir)),
     )
-    made.ground()  # malformed files are told at the start, not with the first clone
-    return made

@@ -100,6 +100,9 @@ class FakeVtpmFactory:
         tpm = _ShadowTpm(state.keys, state.chain[0] if state.chain else None, pcrs=state.pcrs)
         return FakeVtpmInstance(tpm, state.chain, shadow=True)
 
+    def close(self) -> None:
+        """Nothing is kept warm."""
+
     def _certify(self, tpm: SoftwareTpm, name: str) -> tuple[bytes, ...]:
         chain = self._issuer.certify(tpm.ek_public(), name)
         tpm.certificate = chain[0]
