@@ -29,6 +29,8 @@ POLL_S = 0.1
 VTPM_PCRS = tuple(range(1, 8))
 # RAM blocks that QEMU opens as files; the others are small and travel in the restored stream.
 FILE_BLOCKS = ("pc.ram",)
+# Files of a vTPM's state, which is secret: made for the conversation, and derived of the source's.
+MADE, DERIVED = "vtpm", "vtpm-derived"
 
 
 class Phase(enum.StrEnum):
@@ -84,7 +86,6 @@ class Incoming:
         self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm_quote}
         self._source_certificate = b""
         self._unclean = False
-        self._derived = False
         self._regions: list[dict[str, Any]] = []
         self._last = (b"", b"")
 
@@ -150,7 +151,6 @@ class Incoming:
             self._machine(replayed=True), self._directory / "session.log", self._signers
         )
         self.fetched = stood.heard_a(events.TransferDone)
-        self._derived = stood.heard_a(events.VtpmInstalled)
         for action in stood.left:
             if isinstance(action, actions.Send):
                 # The source did not get this answer, and repeats its message.
@@ -275,7 +275,7 @@ class Incoming:
         self._vtpm = self._host.vtpms.new(self.identity.uuid, inherited)
         try:
             left = self._feed(events.VtpmReady(vtpm=self._vtpm_identity("new")))
-            self._keep(self._vtpm.hand_over())
+            self._keep(self._vtpm.hand_over(), MADE)
         finally:
             self._vtpm.discard()
             self._vtpm = None
@@ -288,7 +288,7 @@ class Incoming:
                 self._require_done(
                     self._feed(events.VtpmInstalled(vtpm=self._vtpm_identity("derive")))
                 )
-            self._keep(self._vtpm.hand_over())
+            self._keep(self._vtpm.hand_over(), DERIVED)
         finally:
             self._vtpm.discard()
             self._vtpm = None
@@ -306,14 +306,19 @@ class Incoming:
         assert self._vtpm is not None
         return self._vtpm.tpm.quote(qualifying_data, pcrs)
 
-    def _keep(self, blobs: VtpmBlobs) -> None:
-        path = self._directory / "vtpm"
+    def _keep(self, blobs: VtpmBlobs, name: str) -> None:
+        path = self._directory / name
         path.touch(mode=0o600)
         path.write_bytes(pack_vtpm(blobs))
 
     def _kept_vtpm(self) -> VtpmBlobs | None:
-        path = self._directory / "vtpm"
+        """The vTPM that the clone gets; in mode derive never the one that only proved this host."""
+        path = self._directory / (DERIVED if self.order.vtpm_mode == "derive" else MADE)
         return unpack_vtpm(path.read_bytes()) if path.exists() else None
+
+    def _forget_vtpms(self) -> None:
+        for name in (MADE, DERIVED):
+            (self._directory / name).unlink(missing_ok=True)
 
     # -- fetching and running -----------------------------------------------------------------------------------------
 
@@ -366,7 +371,7 @@ class Incoming:
     def _run(self) -> None:
         """From the first verified page to the settled clone."""
         try:
-            derives = self.order.vtpm_mode == "derive" and not self._derived
+            derives = self.order.vtpm_mode == "derive" and self._kept_vtpm() is None
             if self.phase is Phase.FETCHING and derives:
                 self._derive_vtpm(unpack_vtpm(self._region_path("vtpm").read_bytes()))
             if self.phase is Phase.FETCHING and self.order.memory_mode == "lazy":
@@ -430,7 +435,7 @@ class Incoming:
             if self._stopped.is_set():
                 raise Rejected("ended before it was restored")
             self._host.destination.restore(plan)
-        (self._directory / "vtpm").unlink(missing_ok=True)
+        self._forget_vtpms()
 
     def _region_path(self, kind: str) -> pathlib.Path:
         (region,) = (r for r in self._regions if r["kind"] == kind)
@@ -495,7 +500,7 @@ class Incoming:
     def clean(self) -> None:
         """Remove the clone, its vTPM's state and whatever else it had here. Each part is tried even if another fails."""
         with contextlib.ExitStack() as stack:
-            stack.callback((self._directory / "vtpm").unlink, missing_ok=True)
+            stack.callback(self._forget_vtpms)
             stack.callback(self._host.destination.destroy, self.identity.uuid, self._directory)
             if self._vtpm is not None:
                 stack.callback(self._vtpm.discard)

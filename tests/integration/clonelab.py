@@ -22,7 +22,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import libvirt
 import pytest
 from labkit import guests, ordering, process
 from labkit.agent import Agent
@@ -206,11 +205,16 @@ class CloneLab:
 
     def _tidy(self, before: frozenset[str]) -> None:
         """After a story that failed: end its clones, so that the next story is not about them."""
-        with guests.connected(self.destination) as connection:
-            for domain in connection.listAllDomains():
-                if f"domain {domain.UUIDString()}" not in before:
-                    with contextlib.suppress(libvirt.libvirtError):  # it ends by itself
-                        domain.destroy()
+        host = self.destination
+        with guests.connected(host) as connection:
+            new = [d.UUIDString() for d in connection.listAllDomains()]
+        by_uuid = {
+            records.read(path)["identity"]["uuid"]: path.parent
+            for path in (host.state_path / "clones").glob("*/clone.json")
+        }
+        for server in new:
+            if f"domain {server}" not in before and server in by_uuid:
+                QemuDestination(host.uri, host.memory_backing_dir).destroy(server, by_uuid[server])
 
     @contextlib.contextmanager
     def nothing_left(self, *source_guests: Guest) -> Iterator[None]:
