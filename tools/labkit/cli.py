@@ -15,7 +15,7 @@ from labkit.lab import Lab
 from labkit.paths import LabPaths
 
 # Without a terminal: wide enough that no UUID of the table is broken in two.
-PLAIN_WIDTH = 144
+PLAIN_WIDTH = 150
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
