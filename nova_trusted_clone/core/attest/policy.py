@@ -5,9 +5,11 @@ destination's: PCR 1 differs from machine to machine. The file is JSON:
 
 .. code-block:: json
 
-{"version": 1, "host_classes": {"r650": {"pcrs": {"0": ["<64 hex digits>"], "...": [], "7":
-["..."]}}}, "hosts": {"compute-1": "r650"}, "require_generation_id": true, "allow_without_vtpm":
-false, "allow_vtpm_derive": false, "max_order_seconds": 900}
+    {"version": 1,
+     "host_classes": {"r650": {"pcrs": {"0": ["<64 hex digits>"], "...": [], "7": ["..."]}}},
+     "hosts": {"compute-1": "r650"},
+     "require_generation_id": true, "allow_without_vtpm": false, "allow_vtpm_derive": false,
+     "max_order_seconds": 900}
 
 Every order names the SHA-256 of the file's exact bytes, so that both hosts and the tenant speak of
 the same policy.

@@ -1,18 +1,18 @@
 """The messages, in their order.
 
-======  ==============  ============================  =========================================================
-number  message         direction                     the receiver requires
-======  ==============  ============================  =========================================================
-1       challenge       source → destination          the order; the source host's certificate,
-boot, quote on t1 2       answer          destination → source          the same of the destination
-host, quote on t2 3       confirmation    source → destination          a second quote of the source
-host, on t2 and n3 4       vtpm-statement  destination → source          the clone's vTPM:
-certificate, the host's link, its quote no-vtpm         (order without a vTPM)        the host's
-quote that says so 5       page-key-…      source → destination          the page key, vouched for
-by the source's vTPM or its host accepted        destination → source 6       final           source
-→ destination          a last quote on root and counts, same boot as before receipt destination →
-source          the destination's on the same; the vTPM that was installed
-======  ==============  ============================  =========================================================
+=====  =================  ======================  ==============================================================
+no.    message            direction               what it carries, and the receiver requires
+=====  =================  ======================  ==============================================================
+1      challenge          source → destination    the order; the source host's certificate, boot log, quote on t1
+2      answer             destination → source    the same of the destination host, quote on t2
+3      confirmation       source → destination    a second quote of the source host, on t2 and n3
+4      vtpm-statement     destination → source    the clone's vTPM: certificate, the host's link, its quote
+4      no-vtpm            destination → source    for an order without a vTPM: the host's quote that says so
+5      page-key-…         source → destination    the page key, vouched for by the source's vTPM or its host
+.      accepted           destination → source    the freeze that is being fetched
+6      final              source → destination    a last quote on root and counts, same boot as before
+7      receipt            destination → source    the same by the destination; the vTPM that was installed
+=====  =================  ======================  ==============================================================
 
 Pages travel beside these, signed by the page key. A message's version is part of its label; an
 unknown label is refused.

@@ -2,8 +2,10 @@
 
 A message is a frozen dataclass whose fields carry their wire type::
 
-@dataclasses.dataclass(frozen=True) class Ping(Message): LABEL = "trusted-clone/1/ping" nonce:
-Annotated[bytes, Octets(32)]
+    @dataclasses.dataclass(frozen=True)
+    class Ping(Message):
+        LABEL = "trusted-clone/1/ping"
+        nonce: Annotated[bytes, Octets(32)]
 
 On the wire it is a map from field names to values, with its label as ``message``; version and
 direction are in the label. There are no optional fields. Bytes that do not decode to a message that
