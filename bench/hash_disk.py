@@ -25,7 +25,8 @@ from bench.report import Report, Settings
 from bench.sampling import Samples, by_turns, named_json, seconds
 from nova_trusted_clone.core.integrity.leaf import SEGMENT_BYTES
 from nova_trusted_clone.core.integrity.manifest import Region
-from nova_trusted_clone.datapath.book import Seal, sealer
+from nova_trusted_clone.datapath.book import Sealer
+from nova_trusted_clone.datapath.serving import WINDOW
 from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource
 
 NAME = "hash_disk"
@@ -62,15 +63,19 @@ QUICK_RUN = Parts((GIB // 4,), GIB)
 class _Disk:
     """A disk of ``parts.data`` of data, then holes, and the ways of reading it."""
 
-    def __init__(self, image: pathlib.Path, source: DiskSource, seal: Seal) -> None:
+    def __init__(self, image: pathlib.Path, source: DiskSource, sealer: Sealer) -> None:
         self._file = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
         self._source = source
-        self._seal = seal
+        self._sealer = sealer
 
     def hash(self, segments: range) -> None:
         """Read, hash and sign, as the exporter does."""
-        for index in segments:
-            self._seal(self._source.region, index, self._source.read(index))
+        for batch in (segments[at : at + WINDOW] for at in range(0, len(segments), WINDOW)):
+            self._sealer.sign([self._described(index) for index in batch])
+
+    def _described(self, index: int) -> bytes:
+        data = self._source.read(index)
+        return self._sealer.describe(self._source.region, index, data).encode()
 
     def read(self, segments: range) -> None:
         """Only read, by the same path."""
@@ -107,7 +112,7 @@ def measure(settings: Settings) -> Report:
     content.sparse(image, parts.most, whole)
     with nbd_server.serving(image, settings.disk_scratch) as path:
         source = DiskSource(Region(1, "disk", "vda", whole), path, nbd_server.EXPORT)
-        disk = _Disk(image, source, sealer(FREEZE, Ed25519PrivateKey.generate()))
+        disk = _Disk(image, source, Sealer.of(FREEZE, Ed25519PrivateKey.generate()))
         try:
             found, holes = _measure(settings, disk, parts)
         finally:

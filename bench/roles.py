@@ -60,8 +60,10 @@ def region(size: int) -> Region:
 
 def export(directory: str, file: str, size: int, sealed: bool) -> None:
     """Serve a file as a frozen region; each answer tells the processor time used so far."""
-    seal = None if sealed else unsealed(FREEZE)
-    exporter = Exporter(FREEZE, Ed25519PrivateKey.generate(), pathlib.Path(directory), seal=seal)
+    sealer = None if sealed else unsealed(FREEZE)
+    exporter = Exporter(
+        FREEZE, Ed25519PrivateKey.generate(), pathlib.Path(directory), sealer=sealer
+    )
     source = FileSource(region(size), pathlib.Path(file))
     port = exporter.listen(LOOPBACK)
     say(

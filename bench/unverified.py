@@ -7,31 +7,32 @@ verifying.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nova_trusted_clone.core.integrity.leaf import DIGEST_BYTES, Buffer, zero_bitmap
 from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.core.integrity.segment import (
     FREEZE_EPOCH,
-    SIGNATURE_BYTES,
     SegmentManifest,
-    SignedManifest,
 )
-from nova_trusted_clone.datapath.book import Seal
+from nova_trusted_clone.core.integrity.signed import SIGNATURE_BYTES, SignedManifest
+from nova_trusted_clone.datapath.book import Sealer
 from nova_trusted_clone.datapath.verified import Verifier
 
 
-def unsealed(freeze_id: bytes) -> Seal:
-    """What describes a segment without hashing a leaf or signing."""
+def unsealed(freeze_id: bytes) -> Sealer:
+    """What describes segments without hashing a leaf, and signs nothing."""
 
-    def seal(region: Region, index: int, data: Buffer) -> SignedManifest:
+    def describe(region: Region, index: int, data: Buffer) -> SegmentManifest:
         zeros = int.from_bytes(zero_bitmap(data), "little")
         leaves = region.segment_leaves(index)
         digests = bytes((leaves - zeros.bit_count()) * DIGEST_BYTES)
-        manifest = SegmentManifest(
-            freeze_id, region.id, index, FREEZE_EPOCH, leaves, zeros, digests
-        )
-        return SignedManifest(manifest.encode(), bytes(SIGNATURE_BYTES))
+        return SegmentManifest(freeze_id, region.id, index, FREEZE_EPOCH, leaves, zeros, digests)
 
-    return seal
+    def sign(manifests: Sequence[bytes]) -> list[SignedManifest]:
+        return [SignedManifest(raw, 0, b"", bytes(SIGNATURE_BYTES)) for raw in manifests]
+
+    return Sealer(describe, sign)
 
 
 class NoVerifier(Verifier):

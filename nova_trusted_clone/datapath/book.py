@@ -2,37 +2,62 @@
 
 What stays in memory is 44 bytes a segment (one part in 20,000 of the guest); the manifests
 themselves lie in an unnamed file. If there is no room for them they are made again when asked for:
-Ed25519 and the encoding are deterministic, so the same segment gives the same bytes.
+the encoding is deterministic, so the same segment gives the same manifest, whoever it is signed with.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import dataclasses
+import functools
 import logging
 import os
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nova_trusted_clone.core.integrity.leaf import DIGEST_BYTES, Buffer
 from nova_trusted_clone.core.integrity.manifest import Counts, ManifestRoot, Region, RegionTable
-from nova_trusted_clone.core.integrity.segment import SegmentManifest, SignedManifest
+from nova_trusted_clone.core.integrity.segment import SegmentManifest
+from nova_trusted_clone.core.integrity.signed import SignedManifest, sign_batch
 from nova_trusted_clone.datapath.errors import SourceGone
 
 LOG = logging.getLogger(__name__)
-Seal = Callable[[Region, int, Buffer], SignedManifest]
 
 
-def sealer(freeze_id: bytes, page_key: Ed25519PrivateKey) -> Seal:
-    """Return the function that describes and signs a segment."""
+@dataclasses.dataclass(frozen=True)
+class Sealer:
+    """What describes segments and signs what they were found to be.
 
-    def seal(region: Region, index: int, data: Buffer) -> SignedManifest:
-        return SignedManifest.sign(SegmentManifest.of(freeze_id, region, index, data), page_key)
+    :ivar describe: hashes a segment's bytes; its manifest
+    :ivar sign: signs up to ``MAX_BATCH`` manifests with one signature
+    """
 
-    return seal
+    describe: Callable[[Region, int, Buffer], SegmentManifest]
+    sign: Callable[[Sequence[bytes]], list[SignedManifest]]
+
+    @classmethod
+    def of(cls, freeze_id: bytes, page_key: Ed25519PrivateKey) -> Sealer:
+        """The one of a freeze."""
+        return cls(
+            functools.partial(SegmentManifest.of, freeze_id),
+            functools.partial(sign_batch, page_key=page_key),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A segment that was described and is not signed yet.
+
+    :ivar leaves: the bytes to send with it
+    """
+
+    region: Region
+    manifest: SegmentManifest
+    leaves: Buffer = dataclasses.field(default=b"", repr=False)
 
 
 class _Pages:
@@ -52,11 +77,11 @@ class Book:
     """Manifests of all regions. Several threads use it at once."""
 
     def __init__(
-        self, freeze_id: bytes, regions: RegionTable, directory: pathlib.Path, seal: Seal
+        self, freeze_id: bytes, regions: RegionTable, directory: pathlib.Path, sealer: Sealer
     ) -> None:
         self._freeze_id = freeze_id
         self._regions = regions
-        self._seal = seal
+        self._sealer = sealer
         self._pages = {region.id: _Pages(region) for region in regions.values()}
         self._lock = threading.Lock()
         self._file = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -66,29 +91,30 @@ class Book:
         self._missing = sum(region.segments for region in regions.values())
         self._root: bytes | None = None
 
-    def signed(self, region: Region, index: int, data: Buffer | None) -> SignedManifest | None:
-        """The segment's signed manifest; made from ``data`` when it is not in the book yet.
+    def draft(self, region: Region, index: int, data: Buffer) -> Draft:
+        """Describe a segment's bytes."""
+        return Draft(region, self._sealer.describe(region, index, data))
 
-        :return: None when it is not in the book and ``data`` is None
+    def sign(self, drafts: Sequence[Draft]) -> list[SignedManifest]:
+        """Sign up to ``MAX_BATCH`` segments at once and enter them.
+
         :raises SourceGone: when the source gave other bytes than before
         """
-        found = self._read(region, index)
-        if found is not None or data is None:
-            return found
-        signed = self._seal(region, index, data)
-        self._enter(region, index, signed)
+        signed = self._sealer.sign([draft.manifest.encode() for draft in drafts])
+        for draft, one in zip(drafts, signed, strict=True):
+            self._enter(draft.region, draft.manifest, one)
         return signed
 
-    def _read(self, region: Region, index: int) -> SignedManifest | None:
+    def signed(self, region: Region, index: int) -> SignedManifest | None:
+        """The segment's signed manifest, if it is in the book."""
         pages = self._pages[region.id]
         with self._lock:
             length, offset = pages.lengths[index], pages.offsets[index]
         return SignedManifest.decode(os.pread(self._file, length, offset)) if length else None
 
-    def _enter(self, region: Region, index: int, signed: SignedManifest) -> None:
-        pages = self._pages[region.id]
+    def _enter(self, region: Region, manifest: SegmentManifest, signed: SignedManifest) -> None:
+        pages, index = self._pages[region.id], manifest.index
         place = slice(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES)
-        manifest = SegmentManifest.decode(signed.manifest)
         with self._lock:
             self._keep(pages, index, signed.encode())
             if pages.known[index]:

@@ -29,14 +29,11 @@ from typing import Protocol
 
 from nova_trusted_clone.core.errors import MalformedInput
 from nova_trusted_clone.core.integrity.leaf import LEAVES_PER_SEGMENT, SEGMENT_BYTES
-from nova_trusted_clone.core.integrity.segment import (
-    MAX_MANIFEST_BYTES,
-    SIGNATURE_BYTES,
-    SignedManifest,
-)
+from nova_trusted_clone.core.integrity.segment import MAX_MANIFEST_BYTES
+from nova_trusted_clone.core.integrity.signed import MAX_PROOF_BYTES, SignedManifest
 from nova_trusted_clone.datapath.errors import FrameError
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct(">BI")
 _HELLO = struct.Struct(">H16s")
 _PLACE = struct.Struct(">II")
@@ -70,7 +67,7 @@ _LIMITS = {
     Kind.WELCOME: (_HELLO.size, _HELLO.size),
     Kind.SEGMENT_REPLY: (
         _REPLY.size,
-        _REPLY.size + MAX_MANIFEST_BYTES + SIGNATURE_BYTES + SEGMENT_BYTES,
+        _REPLY.size + MAX_MANIFEST_BYTES + MAX_PROOF_BYTES + SEGMENT_BYTES,
     ),
     Kind.EARLY_REPLY: (_PLACE.size, _PLACE.size + SEGMENT_BYTES),
     Kind.WAIT: (_WAIT.size, _WAIT.size),

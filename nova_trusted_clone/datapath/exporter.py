@@ -17,17 +17,18 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.integrity.leaf import LEAF_BYTES, Buffer
-from nova_trusted_clone.core.integrity.manifest import Counts, RegionTable
+from nova_trusted_clone.core.integrity.manifest import Counts, Region, RegionTable
 from nova_trusted_clone.core.integrity.segment import SegmentManifest, each_run
+from nova_trusted_clone.core.integrity.signed import SignedManifest
 from nova_trusted_clone.datapath import bulk
-from nova_trusted_clone.datapath.book import Book, Seal, sealer
+from nova_trusted_clone.datapath.book import Book, Draft, Sealer
 from nova_trusted_clone.datapath.errors import DatapathError, FrameError, SourceGone
 from nova_trusted_clone.datapath.filters.rate import RateMeter
 from nova_trusted_clone.datapath.serving import Connection
@@ -77,13 +78,13 @@ class Exporter:
         directory: pathlib.Path,
         *,
         settings: ExporterSettings | None = None,
-        seal: Seal | None = None,
+        sealer: Sealer | None = None,
         reply_filter: ReplyFilter = lambda reply: reply,
     ) -> None:
         """Make an exporter that does not listen yet.
 
         :param directory: for an unnamed file of manifests
-        :param seal: what describes and signs a segment; others than the default are for the bench
+        :param sealer: what describes and signs segments; others than the default are for the bench
         :param reply_filter: what changes replies on their way out; others than the default are for
             tests
         """
@@ -91,7 +92,7 @@ class Exporter:
         self._page_key = page_key
         self._directory = directory
         self._settings = settings or ExporterSettings()
-        self._seal = seal or sealer(freeze_id, page_key)
+        self._sealer = sealer or Sealer.of(freeze_id, page_key)
         self._reply_filter = reply_filter
         self._identity = tls.make_channel_identity()
         self._context = tls.server_context(self._identity)
@@ -137,7 +138,7 @@ class Exporter:
             if self._book is not None:
                 raise DatapathError("the frozen regions are published already")
             self._sources, self._early = by_id, {}
-            self._book = Book(self._freeze_id, table, self._directory, self._seal)
+            self._book = Book(self._freeze_id, table, self._directory, self._sealer)
         threading.Thread(target=self._sign_all, name="signer", daemon=True).start()
 
     def fail(self, reason: str) -> None:
@@ -275,7 +276,7 @@ class Exporter:
             self._half_open[channel] = None
 
     def _serve_channel(self, channel: ssl.SSLSocket) -> None:
-        connection = Connection(channel, self._answer, self._settings.idle_limit_s)
+        connection = Connection(channel, self._answer, self._sign, self._settings.idle_limit_s)
         certificate = channel.getpeercert(True) or b""
         with self._lock:
             # Dismissed between the handshake and here: then there is nobody to serve.
@@ -290,7 +291,7 @@ class Exporter:
 
     # -- answers --
 
-    def _answer(self, request: bulk.Request) -> bulk.Reply:
+    def _answer(self, request: bulk.Request) -> bulk.Reply | Draft:
         if self._failed:
             raise DatapathError(self._failed, code="trusted-clone.exporter.failed")
         self._last_served = time.monotonic()
@@ -307,22 +308,38 @@ class Exporter:
             raise UnknownPlace(f"there is no region {region} segment {index}")
         return source
 
-    def _segment(self, request: bulk.SegmentRequest) -> bulk.SegmentReply:
+    def _segment(self, request: bulk.SegmentRequest) -> bulk.Reply | Draft:
         with self._lock:
             book, sources = self._book, self._sources
         if book is None:
             raise NotFrozen("the server is not frozen yet")
         source = self._source(sources, request.region, request.index)
-        region = source.region
-        data: Buffer | None = None
-        signed = book.signed(region, request.index, None)
-        if signed is None or request.wanted_bits:
-            data = self._read(source, request.index)
-            signed = book.signed(region, request.index, data)
-        assert signed is not None
-        leaves = _wanted(signed.manifest, request.wanted_bits, data) if data is not None else b""
+        signed = book.signed(source.region, request.index)
+        if signed is not None and not request.wanted_bits:
+            return self._reply(source.region, request.index, signed, b"")
+        data = self._read(source, request.index)
+        if signed is None:
+            draft = book.draft(source.region, request.index, data)
+            return dataclasses.replace(
+                draft, leaves=_wanted(draft.manifest, request.wanted_bits, data)
+            )
+        manifest = SegmentManifest.decode(signed.manifest)
+        leaves = _wanted(manifest, request.wanted_bits, data)
+        return self._reply(source.region, request.index, signed, leaves)
+
+    def _sign(self, drafts: Sequence[Draft]) -> list[bulk.Reply]:
+        """Sign what is to be sent together."""
+        assert self._book is not None
+        return [
+            self._reply(draft.region, draft.manifest.index, signed, draft.leaves)
+            for draft, signed in zip(drafts, self._book.sign(drafts), strict=True)
+        ]
+
+    def _reply(
+        self, region: Region, index: int, signed: SignedManifest, leaves: Buffer
+    ) -> bulk.Reply:
         self._served.add(len(leaves))
-        return self._reply_filter(bulk.SegmentReply(region.id, request.index, signed, leaves))
+        return self._reply_filter(bulk.SegmentReply(region.id, index, signed, leaves))
 
     def _read(self, source: SegmentSource, index: int) -> Buffer:
         """Read a frozen segment; when one is gone the freeze as a whole is."""
@@ -353,17 +370,18 @@ class Exporter:
                 if self._closed.is_set() or self._failed:
                     return
                 region, index = place
-                if self._book.signed(region, index, None) is None:
-                    self._book.signed(region, index, self._sources[region.id].read(index))
+                if self._book.signed(region, index) is None:
+                    data = self._sources[region.id].read(index)
+                    self._book.sign([self._book.draft(region, index, data)])
             self._book.root()
         except (DatapathError, CoreError, OSError) as error:
             if not self._closed.is_set():
                 self.fail(f"the frozen server cannot be read: {error}")
 
 
-def _wanted(manifest: bytes, wanted_bits: int, data: Buffer) -> Buffer:
+def _wanted(manifest: SegmentManifest, wanted_bits: int, data: Buffer) -> Buffer:
     """The wanted leaves that are not zero; without a copy where they lie together."""
     view = memoryview(data).cast("B")
-    bits = SegmentManifest.decode(manifest).present_bits & wanted_bits
+    bits = manifest.present_bits & wanted_bits
     runs = [view[start * LEAF_BYTES : stop * LEAF_BYTES] for start, stop in each_run(bits)]
     return runs[0] if len(runs) == 1 else b"".join(runs)

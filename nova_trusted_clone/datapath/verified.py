@@ -10,16 +10,14 @@ import pathlib
 import threading
 from collections.abc import Callable
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from nova_trusted_clone.core.integrity.leaf import LEAF_BYTES, SEGMENT_BYTES, Buffer
 from nova_trusted_clone.core.integrity.manifest import Counts, ManifestRoot, Region, RegionTable
 from nova_trusted_clone.core.integrity.segment import (
     SegmentManifest,
-    SignedManifest,
     require_leaves,
     require_manifest,
 )
+from nova_trusted_clone.core.integrity.signed import PageKey, SignedManifest
 from nova_trusted_clone.datapath import bulk
 from nova_trusted_clone.datapath.cache import RegionCache
 from nova_trusted_clone.datapath.errors import FrameError, StoreFailed
@@ -34,7 +32,7 @@ class Verifier:
     def __init__(self, freeze_id: bytes, page_key: bytes) -> None:
         """Take the page key's public part, 32 bytes."""
         self._freeze_id = freeze_id
-        self._page_key = Ed25519PublicKey.from_public_bytes(page_key)
+        self._page_key = PageKey(page_key)
 
     def manifest(self, signed: SignedManifest, region: Region, index: int) -> SegmentManifest:
         """Return the manifest if it is this segment's, signed.

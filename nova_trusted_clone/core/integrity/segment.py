@@ -1,13 +1,12 @@
 """The signed list of a segment's leaves: what makes each 4 KiB of a clone provably the source's.
 
 A manifest says: of this freeze, this region, this segment, these leaves are zero and the others
-hash to these digests. The freeze's page key signs it once; the key itself is vouched for by a TPM
-quote. Index, region, freeze and epoch stand inside, so that a segment cannot be moved, replayed or
+hash to these digests. The freeze's page key signs it (``signed.py``); the key itself is vouched for
+by a TPM quote. Index, region, freeze and epoch stand inside, so that a segment cannot be moved, replayed or
 mixed with another freeze's.
 
     manifest  = label 8 | algorithm 8 | freeze id 16 | region u32 | index u32 | epoch u32
                 | leaves u16 | digests u16 | zero bitmap 32 | digest 32 for each leaf not zero
-    signature = Ed25519 (RFC 8032) over "trusted-clone/1/segment" | SHA-256(manifest)
 
 All numbers are big-endian.
 
@@ -18,12 +17,8 @@ bytes compare.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import struct
 from collections.abc import Iterator
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from nova_trusted_clone.core.errors import CoreError, MalformedInput
 from nova_trusted_clone.core.integrity.leaf import (
@@ -35,11 +30,10 @@ from nova_trusted_clone.core.integrity.leaf import (
     hash_leaves,
 )
 from nova_trusted_clone.core.integrity.manifest import Region
+from nova_trusted_clone.core.integrity.signed import PageKey, SignedManifest
 
-SIGNATURE_LABEL = b"trusted-clone/1/segment"
 LABEL = b"tc-seg-1"
 ALGORITHM = b"sha256\0\0"
-SIGNATURE_BYTES = 64
 # A freeze has one instant and so one epoch; the field is there for later rounds of one freeze. Zero
 # is never valid.
 FREEZE_EPOCH = 1
@@ -144,47 +138,9 @@ def _require_shape(
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class SignedManifest:
-    """A manifest's bytes and the page key's signature over them."""
-
-    manifest: bytes = dataclasses.field(repr=False)
-    signature: bytes = dataclasses.field(repr=False)
-
-    @classmethod
-    def sign(cls, manifest: SegmentManifest, page_key: Ed25519PrivateKey) -> SignedManifest:
-        """Sign a manifest."""
-        raw = manifest.encode()
-        return cls(raw, page_key.sign(signed_bytes(raw)))
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of the manifest's bytes, as the manifest root takes it."""
-        return hashlib.sha256(self.manifest).digest()
-
-    def encode(self) -> bytes:
-        """Manifest, then signature."""
-        return self.manifest + self.signature
-
-    @classmethod
-    def decode(cls, raw: bytes) -> SignedManifest:
-        """Split what :meth:`encode` joined; nothing is checked but the length.
-
-        :raises MalformedInput: when it is too short or too long
-        """
-        if not _HEADER.size + SIGNATURE_BYTES <= len(raw) <= MAX_MANIFEST_BYTES + SIGNATURE_BYTES:
-            raise MalformedInput(f"signed manifest: {len(raw)} bytes")
-        return cls(raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:])
-
-
-def signed_bytes(manifest: bytes) -> bytes:
-    """What the page key signs."""
-    return SIGNATURE_LABEL + hashlib.sha256(manifest).digest()
-
-
 def require_manifest(
     signed: SignedManifest,
-    page_key: Ed25519PublicKey,
+    page_key: PageKey,
     freeze_id: bytes,
     region: Region,
     index: int,
@@ -194,12 +150,10 @@ def require_manifest(
 
     :raises SegmentError: with the code of the check that failed
     """
-    try:
-        page_key.verify(signed.signature, signed_bytes(signed.manifest))
-    except InvalidSignature:
+    if not page_key.has_signed(signed):
         raise _refuse(
             "signature", f"region {region.id} segment {index}: the signature is not the page key's"
-        ) from None
+        )
     manifest = SegmentManifest.decode(signed.manifest)
     for what, found, expected in (
         ("freeze", manifest.freeze_id.hex(), freeze_id.hex()),

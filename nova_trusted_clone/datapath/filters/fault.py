@@ -12,7 +12,8 @@ from collections.abc import Callable
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nova_trusted_clone.core.integrity.leaf import LEAF_BYTES
-from nova_trusted_clone.core.integrity.segment import SegmentManifest, SignedManifest
+from nova_trusted_clone.core.integrity.segment import SegmentManifest
+from nova_trusted_clone.core.integrity.signed import sign_batch
 from nova_trusted_clone.datapath.bulk import SegmentReply
 
 Fault = Callable[[SegmentReply], SegmentReply]
@@ -88,7 +89,8 @@ def _resign(
 ) -> Fault:
     def apply(reply: SegmentReply) -> SegmentReply:
         manifest = change(SegmentManifest.decode(reply.signed.manifest))
-        return dataclasses.replace(reply, signed=SignedManifest.sign(manifest, page_key))
+        (signed,) = sign_batch([manifest.encode()], page_key)
+        return dataclasses.replace(reply, signed=signed)
 
     return apply
 

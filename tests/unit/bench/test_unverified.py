@@ -10,7 +10,8 @@ from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.integrity.leaf import LEAF_BYTES, SEGMENT_BYTES, zero_bitmap
 from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.core.integrity.segment import ALL_LEAVES
-from nova_trusted_clone.datapath.book import sealer
+from nova_trusted_clone.core.integrity.signed import SignedManifest
+from nova_trusted_clone.datapath.book import Sealer
 from nova_trusted_clone.datapath.verified import Verifier
 
 FREEZE = bytes(16)
@@ -18,10 +19,15 @@ REGION = Region(1, "ram", "pc.ram", 2 * SEGMENT_BYTES)
 DATA = bytes(3 * LEAF_BYTES) + bytes([7]) * (SEGMENT_BYTES - 3 * LEAF_BYTES)
 
 
+def made(by: Sealer) -> SignedManifest:
+    (signed,) = by.sign([by.describe(REGION, 1, DATA).encode()])
+    return signed
+
+
 def test_an_unsealed_manifest_is_as_long_and_has_the_same_zero_leaves():
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    sealed, plain = (make(REGION, 1, DATA) for make in (sealer(FREEZE, key), unsealed(FREEZE)))
+    sealed, plain = (made(by) for by in (Sealer.of(FREEZE, key), unsealed(FREEZE)))
 
     believed = NoVerifier(FREEZE, public).manifest(plain, REGION, 1)
 
@@ -33,7 +39,7 @@ def test_an_unsealed_manifest_is_as_long_and_has_the_same_zero_leaves():
 def test_what_the_bench_believes_the_product_refuses():
     public = Ed25519PrivateKey.generate().public_key()
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    plain = unsealed(FREEZE)(REGION, 1, DATA)
+    plain = made(unsealed(FREEZE))
 
     manifest = NoVerifier(FREEZE, raw).manifest(plain, REGION, 1)
     NoVerifier(FREEZE, raw).leaves(manifest, REGION, ALL_LEAVES, b"anything")

@@ -6,15 +6,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from nova_trusted_clone.core.integrity.manifest import Region
-from nova_trusted_clone.core.integrity.segment import SegmentManifest, SignedManifest
+from nova_trusted_clone.core.integrity.segment import SegmentManifest
+from nova_trusted_clone.core.integrity.signed import sign_batch
 from nova_trusted_clone.datapath import bulk
 from nova_trusted_clone.datapath.errors import FrameError
 
 FREEZE = bytes(range(16))
-SIGNED = SignedManifest.sign(
-    SegmentManifest.of(FREEZE, Region(1, "ram", "a", 4096), 0, b"x" * 4096),
-    Ed25519PrivateKey.generate(),
-)
+MANIFEST = SegmentManifest.of(FREEZE, Region(1, "ram", "a", 4096), 0, b"x" * 4096)
+(SIGNED,) = sign_batch([MANIFEST.encode()], Ed25519PrivateKey.generate())
 
 
 class Line:
@@ -36,7 +35,7 @@ class Line:
 @pytest.mark.parametrize(
     ("request_", "wire"),
     [
-        (bulk.Hello(FREEZE), "01" "00000012" "0001" + FREEZE.hex()),
+        (bulk.Hello(FREEZE), "01" "00000012" "0002" + FREEZE.hex()),
         (bulk.SegmentRequest(2, 3, 0), "03" "00000008" "00000002" "00000003"),
         (bulk.SegmentRequest(2, 3, 5), "02" "00000028" "00000002" "00000003" "05" + "00" * 31),
         (
@@ -77,7 +76,7 @@ def test_a_reply_comes_back_as_it_was(reply: bulk.Reply) -> None:
         "82" "00000028" + "00" * 40,
         "55" "00000008" + "00" * 8,
         "02" "00000028" "00000002" "00000003" + "00" * 32,
-        "01" "00000012" "0002" + "00" * 16,
+        "01" "00000012" "0001" + "00" * 16,
     ],
 )  # fmt: skip
 def test_what_is_no_request_is_refused(wire: str) -> None:

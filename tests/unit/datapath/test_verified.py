@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.integrity.manifest import Region, RegionTable
-from nova_trusted_clone.core.integrity.segment import SegmentManifest, SignedManifest, each_bit
+from nova_trusted_clone.core.integrity.segment import SegmentManifest, each_bit
+from nova_trusted_clone.core.integrity.signed import sign_batch
 from nova_trusted_clone.datapath import bulk
 from nova_trusted_clone.datapath.errors import FrameError, StoreFailed
 from nova_trusted_clone.datapath.staging import Staging
@@ -45,7 +46,7 @@ def reply(request: bulk.SegmentRequest, content: bytes | None = None) -> bulk.Se
     return bulk.SegmentReply(
         region.id,
         request.index,
-        SignedManifest.sign(manifest, KEY),
+        sign_batch([manifest.encode()], KEY)[0],
         b"".join(leaves[n] for n in wanted),
     )
 

@@ -12,7 +12,8 @@ from nova_trusted_clone.core.errors import CoreError, MalformedInput
 from nova_trusted_clone.core.integrity import segment
 from nova_trusted_clone.core.integrity.leaf import SEGMENT_BYTES
 from nova_trusted_clone.core.integrity.manifest import Region
-from nova_trusted_clone.core.integrity.segment import SegmentManifest, SignedManifest
+from nova_trusted_clone.core.integrity.segment import SegmentManifest
+from nova_trusted_clone.core.integrity.signed import PageKey, SignedManifest, sign_batch
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 FREEZE = bytes(range(16))
@@ -26,13 +27,21 @@ VECTOR = (
 )  # fmt: skip
 
 
+PUBLIC = KEY.public_key().public_bytes_raw()
+
+
+def sign(manifest: SegmentManifest, key: Ed25519PrivateKey = KEY) -> SignedManifest:
+    (one,) = sign_batch([manifest.encode()], key)
+    return one
+
+
 def signed() -> SignedManifest:
-    return SignedManifest.sign(SegmentManifest.of(FREEZE, REGION, 1, DATA), KEY)
+    return sign(SegmentManifest.of(FREEZE, REGION, 1, DATA))
 
 
 def require(given: SignedManifest, **changed: object) -> SegmentManifest:
     arguments: dict[str, object] = {"freeze_id": FREEZE, "region": REGION, "index": 1, **changed}
-    return segment.require_manifest(given, KEY.public_key(), **arguments)  # type: ignore[arg-type]
+    return segment.require_manifest(given, PageKey(PUBLIC), **arguments)  # type: ignore[arg-type]
 
 
 def code(given: SignedManifest, **changed: object) -> str:
@@ -45,8 +54,8 @@ def test_the_encoding_is_frozen() -> None:
     digests = hashlib.sha256(DATA[:4096]).digest() + hashlib.sha256(DATA[8192:]).digest()
     assert signed().manifest.hex() == VECTOR + digests.hex()
     assert signed().signature.hex() == (
-        "8d13a252247b08f26e59374a8a946c22b3e72f1f7b80358596d51d9fe64958e7"
-        "31b454025a8bdeeb5fc06cfd85ac3a95e1d9d3fe9bc6506f99afdaebb01fbf0d"
+        "195035a92f07e529ad70d69fca2d1ab5d6a04ba6efd00e3ffd5136feb471d672"
+        "ce5737d9f2b1b3983610b54f511d400f2ce276f1adada9a02585e71eabfb0c0b"
     )
 
 
@@ -63,7 +72,11 @@ def test_every_bit_of_manifest_and_signature_counts() -> None:
     for place in range(len(raw)):
         changed = bytearray(raw)
         changed[place] ^= 0x10
-        assert code(SignedManifest.decode(bytes(changed))) == "segment.signature"
+        with pytest.raises(CoreError) as caught:
+            require(SignedManifest.decode(bytes(changed)))
+        # A place or depth that no tree has is found before the signature is.
+        expected = "malformed" if place in (len(raw) - 66, len(raw) - 65) else "segment.signature"
+        assert caught.value.code == f"trusted-clone.{expected}"
 
 
 @pytest.mark.parametrize(
@@ -79,19 +92,17 @@ def test_a_genuine_manifest_of_another_segment_is_refused(
     field: str, value: object, expected: str
 ) -> None:
     manifest = dataclasses.replace(SegmentManifest.of(FREEZE, REGION, 1, DATA), **{field: value})
-    assert code(SignedManifest.sign(manifest, KEY)) == expected
+    assert code(sign(manifest)) == expected
 
 
 def test_a_manifest_of_another_length_is_refused() -> None:
     longer = Region(7, "ram", "pc.ram", 2 * SEGMENT_BYTES)
     manifest = SegmentManifest.of(FREEZE, longer, 1, bytes(SEGMENT_BYTES))
-    assert code(SignedManifest.sign(manifest, KEY)) == "segment.leaves"
+    assert code(sign(manifest)) == "segment.leaves"
 
 
 def test_another_key_is_refused() -> None:
-    other = SignedManifest.sign(
-        SegmentManifest.of(FREEZE, REGION, 1, DATA), Ed25519PrivateKey.generate()
-    )
+    other = sign(SegmentManifest.of(FREEZE, REGION, 1, DATA), Ed25519PrivateKey.generate())
     assert code(other) == "segment.signature"
 
 
@@ -112,7 +123,7 @@ def test_another_key_is_refused() -> None:
 def test_a_manifest_has_one_shape_even_when_signed(offset: int, value: bytes) -> None:
     raw = bytearray(signed().manifest)
     raw[offset : offset + len(value)] = value
-    resigned = SignedManifest(bytes(raw), KEY.sign(segment.signed_bytes(bytes(raw))))
+    (resigned,) = sign_batch([bytes(raw)], KEY)
     assert code(resigned) == "malformed"
 
 
@@ -120,8 +131,6 @@ def test_lengths_are_checked_before_anything_is_read() -> None:
     for raw in (b"", bytes(10), signed().manifest[:79], signed().manifest + bytes(1 << 14)):
         with pytest.raises(MalformedInput):
             SegmentManifest.decode(raw)
-        with pytest.raises(MalformedInput):
-            SignedManifest.decode(raw)
 
 
 def present(bits: int) -> bytes:
