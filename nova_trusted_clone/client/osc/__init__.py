@@ -1,0 +1,1 @@
+"""``openstack server clone …``: the commands, thin over ``client``'s own modules."""
