@@ -6,7 +6,7 @@ Leans on nova.rpc (get_client) and oslo.messaging.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import oslo_messaging as messaging
@@ -32,21 +32,21 @@ class Caller:
         self,
         context: Any,
         method: str,
+        arguments: Mapping[str, Any],
         result: checks.Check,
         *,
         timeout_s: float,
-        server: str | None = None,
-        **arguments: Any,
+        at: str | None = None,
     ) -> Any:
         """Call a method and return its checked result.
 
         :param context: nova's request context: request id, and the tenant's token where there is one
-        :param server: the host name; any of the topic's unless given
+        :param at: the host name; any of the topic's unless given
         :raises CloneError: what the other service said, or :class:`Unavailable` when it said nothing usable
         """
-        where = f"{method} on {server or self._topic}"
+        where = f"{method} on {at or self._topic}"
         try:
-            target = self._prepared(server, timeout_s)
+            target = self._prepared(at, timeout_s)
             reply = target.call(context, method, **arguments)
         except Exception as error:
             # Not only MessagingException: a reply may name any built-in exception, and the broker is not trusted.
@@ -62,13 +62,13 @@ class Caller:
         except CloneError as error:
             raise Unavailable(str(error), "trusted-clone.rpc.malformed-reply") from error
 
-    def _prepared(self, server: str | None, timeout_s: float) -> Any:
+    def _prepared(self, at: str | None, timeout_s: float) -> Any:
         if self._client is None:
             target = messaging.Target(topic=self._topic, version=VERSION)
             self._client = rpc.get_client(target, version_cap=VERSION)
-        if server is None:
+        if at is None:
             return self._client.prepare(timeout=timeout_s)
-        return self._client.prepare(server=server, timeout=timeout_s)
+        return self._client.prepare(server=at, timeout=timeout_s)
 
 
 def _no_answer(where: str, error: Exception, timeout_s: float) -> Unavailable:

@@ -118,6 +118,4 @@ class ComputeAPI:
         timeout_s: float,
         **arguments: Any,
     ) -> Any:
-        return self._caller.call(
-            context, method, result, timeout_s=timeout_s, server=host, **arguments
-        )
+        return self._caller.call(context, method, arguments, result, timeout_s=timeout_s, at=host)

@@ -139,7 +139,7 @@ class ConductorAPI:
         timeout_s: float = CALL_S,
         **arguments: Any,
     ) -> Any:
-        return self._caller.call(context, method, result, timeout_s=timeout_s, **arguments)
+        return self._caller.call(context, method, arguments, result, timeout_s=timeout_s)
 
     def _insist(
         self,

@@ -21,9 +21,9 @@ def context(project_id: str = "p1", user_id: str = "u1") -> Any:
 @contextlib.contextmanager
 def broker() -> Iterator[Any]:
     """A transport of its own; every call sees only what is served on it."""
-    conf = cfg.ConfigOpts()
-    conf([], default_config_files=[])
-    transport = messaging.get_rpc_transport(conf, url="fake:/")
+    # oslo.messaging has some options of its own on the global object only, which is nova's too.
+    cfg.CONF([], project="nova", default_config_files=[])
+    transport = messaging.get_rpc_transport(cfg.CONF, url="fake:/")
     before, rpc.TRANSPORT = rpc.TRANSPORT, transport
     try:
         yield transport

@@ -63,11 +63,17 @@ class Compute:
         return "nonsense"
 
 
-@pytest.fixture
-def compute():
+@pytest.fixture(scope="module")
+def answering():
     endpoint = Compute()
     with broker() as transport, serving(transport, COMPUTE_TOPIC, "host-1", endpoint):
         yield endpoint
+
+
+@pytest.fixture
+def compute(answering):
+    answering.seen.clear()
+    return answering
 
 
 def test_an_inspection_comes_back_checked_and_the_tenants_context_goes_along(compute):
