@@ -124,7 +124,25 @@ LIMITS = (
     ),
 )
 
-ALL = IDENTITY + PLACES + NETWORK + LIMITS
+NOVA = (
+    cfg.IntOpt(
+        "order_limit_s",
+        default=120,
+        min=10,
+        help="How long nova-compute, chosen for a clone, waits for the conductor's order before the server goes to ERROR. Longer "
+        "than the conductor's gather_limit_s.",
+    ),
+    cfg.IntOpt(
+        "protect_limit_s",
+        default=60,
+        min=0,
+        help="How long a stop, a reboot, a pause, a migration, a snapshot, a rebuild or the deletion of a server waits for the "
+        "clones that are being made of it, or for it to be complete when it is a clone itself. Then clones of a source end, "
+        "with that reason; operations on a clone are refused and can be repeated. Keep it below rpc_response_timeout.",
+    ),
+)
+
+ALL = IDENTITY + PLACES + NETWORK + LIMITS + NOVA
 
 
 def register(conf: cfg.ConfigOpts) -> None:
