@@ -131,18 +131,21 @@ def _memory(settings: Settings) -> dict[str, dict[str, float]]:
 def _rate_figures(
     rates: dict[str, Samples], processor: dict[str, dict[str, float]]
 ) -> tuple[Figure, ...]:
-    """The verified rate beside the others; the remark has the same ratio by the processor time of both ends."""
+    """The verified rate beside the one without the verifier; the remark has the same ratio by the processor time of both ends.
+
+    Without hashing and signing at the exporter as well it is told, and nothing is asked of it.
+    """
     used = {name: sum(ends.values()) for name, ends in processor.items()}
-    names = {"believing": "the store's verifier", "bare": "verifier, hashing and signing"}
-    return tuple(
+    bare = rates["verified"].per(rates["bare"]).median
+    return (
         Figure.of(
-            f"verified transfer / the same path without {left_out}",
+            "verified transfer / the same path without the verifier",
             AT_LEAST,
             0.85,
-            rates["verified"].per(rates[way]),
-            remark=f"by processor time {used[way] / used['verified']:.2f}",
-        )
-        for way, left_out in names.items()
+            rates["verified"].per(rates["believing"]),
+            remark=f"by processor time {used['believing'] / used['verified']:.2f};"
+            f" without hashing and signing at the exporter too {bare:.2f}",
+        ),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from bench.sampling import Samples, by_turns, seconds
 
 
-def test_ways_are_measured_by_turns():
+def test_ways_are_measured_by_turns_and_each_round_begins_with_another():
     order = []
 
     def way(name, value):
@@ -13,7 +13,7 @@ def test_ways_are_measured_by_turns():
 
     found = by_turns({"a": way("a", 1.0), "b": way("b", 2.0)}, rounds=3)
 
-    assert order == ["a", "b", "a", "b", "a", "b"]
+    assert order == ["a", "b", "b", "a", "a", "b"]
     assert found == {"a": Samples((1.0, 1.0, 1.0)), "b": Samples((2.0, 2.0, 2.0))}
 
 
