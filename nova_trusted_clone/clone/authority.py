@@ -16,7 +16,6 @@ hosts.json              the register
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import secrets
 import time
@@ -27,12 +26,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from nova_trusted_clone.clone import private_files
 from nova_trusted_clone.clone.registry import Registry
+from nova_trusted_clone.clone.signer import ORDER_TERM_S, SIGNER, OrderSigner, Pair, read_pair
+from nova_trusted_clone.clone.signer import AuthorityError as AuthorityError
+from nova_trusted_clone.clone.signer import CloneTerms as CloneTerms
 from nova_trusted_clone.core.attest import issue
 from nova_trusted_clone.core.attest.certchain import TrustAnchors
 from nova_trusted_clone.core.attest.roles import Role
 from nova_trusted_clone.core.errors import MalformedInput
-from nova_trusted_clone.core.protocol.order import Order, SignedOrder, sign_order
-from nova_trusted_clone.core.protocol.transcript import VERSION
+from nova_trusted_clone.core.protocol.order import SignedOrder
 
 ROOT_TERM_S = 20 * 365 * 86400
 """Roots outlive the hosts; they are replaced by adding a second anchor."""
@@ -44,51 +45,12 @@ SIGNER_TERM_S = 2 * 365 * 86400
 """The signer's key is on a machine that is online, so it is the one to renew most often."""
 
 CLOCK_SKEW_S = 300
-ORDER_TERM_S = 600
 
 _ROOTS = {
     "attestation-ca": (Role.ATTESTATION, "attestation CA"),
     "vtpm-root": (Role.VTPM, "vTPM root"),
     "control-ca": (Role.CONTROL, "control CA"),
 }
-_SIGNER = "control"
-
-
-class AuthorityError(Exception):
-    """The authority's directory cannot be made or used; the message names the file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """A key and its certificate, DER."""
-
-    key: ec.EllipticCurvePrivateKey = dataclasses.field(repr=False)
-    certificate: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class CloneTerms:
-    """What the control plane decides of a clone; the authority adds AK names, times and the
-    signature.
-
-    :ivar disks: (target, size in bytes) of every disk
-    :ivar tenant_nonce: 8 to 64 bytes of the tenant's own
-    """
-
-    clone_id: bytes
-    freeze_group: bytes
-    project_id: str
-    user_id: str
-    source_server: bytes
-    destination_server: bytes
-    source_host: str
-    destination_host: str
-    disks: tuple[tuple[str, int], ...]
-    memory_bytes: int
-    policy_sha256: bytes
-    vtpm_mode: str
-    memory_mode: str
-    tenant_nonce: bytes
 
 
 class Authority:
@@ -120,7 +82,7 @@ class Authority:
         }
         for file, pair in roots.items():
             _write_pair(directory, file, pair)
-        _write_pair(directory, _SIGNER, _make_signer(roots["control-ca"], f"{name} order signer"))
+        _write_pair(directory, SIGNER, _make_signer(roots["control-ca"], f"{name} order signer"))
         private_files.write(directory / "host-ek-roots.pem", host_ek_roots, new=True)
         # Last: its presence tells that the directory is complete.
         bundle = b"".join(_pem(pair.certificate) for pair in roots.values())
@@ -173,29 +135,10 @@ class Authority:
 
         :raises RegistryError: when one of them is not
         """
-        signer, now_s = self._pair(_SIGNER), _now()
-        order = Order(
-            version=VERSION,
-            source_ak_name=self.registry.get(terms.source_host).ak_name,
-            destination_ak_name=self.registry.get(terms.destination_host).ak_name,
-            issued_at=now_s,
-            expires_at=now_s + lifetime_s,
-            **{field.name: getattr(terms, field.name) for field in dataclasses.fields(terms)},
-        )
-        return sign_order(signer.key, (signer.certificate,), order)
+        return OrderSigner(self._directory).sign(terms, lifetime_s)
 
     def _pair(self, name: str) -> Pair:
-        key_file = self._directory / f"{name}.key"
-        try:
-            key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-            certificate = x509.load_pem_x509_certificate(
-                (self._directory / f"{name}.pem").read_bytes()
-            )
-        except (OSError, ValueError) as error:
-            raise AuthorityError(f"{key_file}: {error}") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise AuthorityError(f"{key_file}: expected an elliptic-curve key")
-        return Pair(key, certificate.public_bytes(serialization.Encoding.DER))
+        return read_pair(self._directory, name)
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
