@@ -14,7 +14,7 @@ LAYERS = (
     ("api", "cmd", "virt", "client"),
     ("clone", "conductor"),
     ("rpc", "objects", "db", "policies", "notifications", "conf"),
-    ("transport", "datapath", "tpm", "vtpm", "hypervisor"),
+    ("transport", "datapath", "tpm", "vtpm", "hypervisor", "privsep"),
     ("ports",),
     ("core",),
 )
@@ -25,11 +25,16 @@ NEIGHBOURS = {
     ("datapath", "transport"),  # the bulk data runs over the transport's TLS
     ("vtpm", "tpm"),  # a vTPM is spoken to with TPM commands
     ("hypervisor", "datapath"),  # the sources that the exporter serves
+    ("db", "objects"),  # what it keeps
+    ("notifications", "objects"),  # what they tell of
     ("conductor", "clone"),  # the register of hosts, and the signer of orders
 }
 # The others know no nova: they work for an agent, a lab or a tenant's laptop as well.
 MAY_IMPORT_NOVA = {"api", "virt", "rpc", "objects", "policies", "notifications", "conductor", "cmd"}
 CORE_MAY_IMPORT = {"cbor2", "cryptography", PACKAGE}
+# A laptop: core alone of this package, and what client-requirements.txt names.
+CLIENT_MAY_IMPORT = {"cliff", "keystoneauth1", "openstack", "osc_lib", "requests", "rich"}
+CLIENT_EXTENSIONS = {"novaclient_ext.py": {"novaclient"}}
 CORE_MUST_NOT = {"socket", "threading", "asyncio", "time", "logging", "subprocess", "random", "os"}
 
 
@@ -82,3 +87,16 @@ def test_adapters_know_no_nova():
         if layer_of(path) in MAY_IMPORT_NOVA:
             continue
         assert not any(name.split(".")[0] == "nova" for name in imports_of(path)), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "client").rglob("*.py")), ids=lambda p: p.stem)
+def test_the_client_needs_no_server(path):
+    allowed = CLIENT_MAY_IMPORT | CLIENT_EXTENSIONS.get(path.name, set())
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == PACKAGE:
+            assert parts[1:2] in ([], ["client"], ["core"]), f"client must not import {name}"
+        else:
+            assert parts[0] in sys.stdlib_module_names or parts[0] in allowed, (
+                f"client must not import {name}"
+            )
