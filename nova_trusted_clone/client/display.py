@@ -110,7 +110,9 @@ class Table:
 
     def trouble(self, text: str) -> None:
         """Show it above the rows while it lasts."""
-        self._progress.console.print(text or "the cloud answers again", markup=False)
+        self._progress.console.print(
+            text or "the cloud answers again", markup=False, highlight=False
+        )
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ class TrustedClones:
         marker: str | None = None
         for _ in range(MOST_PAGES):
             query = {"marker": marker} if marker else {}
-            reply = self._read("GET", _path(server_id), replies.MAX_LIST_BYTES, params=query)
+            reply = self._page(server_id, query)
             page, more = _parsed(replies.records, reply)
             fresh = {clone.id: clone for clone in page if clone.id not in found}
             found |= fresh
@@ -69,6 +69,15 @@ class TrustedClones:
                 break
             marker = page[-1].id
         return tuple(sorted(found.values(), key=lambda clone: clone.created_at))
+
+    def _page(self, server_id: str, query: dict[str, str]) -> bytes:
+        try:
+            return self._read("GET", _path(server_id), replies.MAX_LIST_BYTES, params=query)
+        except errors.NotFound as error:
+            # Of the server or of the whole API: nova answers both alike.
+            if self.supported():
+                raise
+            raise errors.Unsupported("this cloud has no trusted clones") from error
 
     def show(self, server_id: str, clone_id: str) -> Clone:
         """Return one record of a server that is its source or the clone."""
