@@ -18,6 +18,7 @@ from typing import Any
 from nova_trusted_clone.clone.source import Source
 from nova_trusted_clone.cmd import agent
 from nova_trusted_clone.hypervisor.qemu import diskfreeze, marker
+from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
 from tests.integration.evil_exporter import WISHES
 
@@ -45,6 +46,7 @@ def main() -> int:
     diskfreeze.hold = _dying("in-the-pause", diskfreeze.hold)
     diskfreeze.export = _dying("after-the-pause", diskfreeze.export)
     QemuSource.release = _dying("in-the-release", QemuSource.release)  # type: ignore[method-assign]
+    QemuDestination.restore = _dying("before-the-restore", QemuDestination.restore)  # type: ignore[method-assign]
     return agent.main(lambda host: Source(host, EXPORTER))
 
 
