@@ -19,6 +19,7 @@ from nova_trusted_clone.core.protocol.evidence import FORMAT, MAX_EVIDENCE_BYTES
 
 MOST_CLONES = 1000  # nova's own limit for a page of anything (max_limit)
 MOST_ATTEMPTS = 100
+MOST_ANCESTORS = 100
 MOST_TEXT = 4096
 MOST_NUMBER = 2**63 - 1
 # A record with as many attempts as there may be, each with its whole reason.
@@ -141,6 +142,7 @@ def _record(raw: Any, where: str) -> Clone:
         progress=_progress(raw.get("progress"), f"{where}.progress"),
         pause_us=_number(raw, where, "pause_us"),
         attempts=_attempts(raw, where),
+        lineage=_lineage(raw, where),
         **texts,
     )
 
@@ -166,6 +168,15 @@ def _attempts(raw: Any, where: str) -> tuple[Attempt, ...]:
             ended_at=_text(row, f"{where}.attempts[{n}]", "ended_at", 64, required=False),
         )
         for n, row in enumerate(_list(raw, where, "attempts", MOST_ATTEMPTS))
+    )
+
+
+def _lineage(raw: Any, where: str) -> tuple[str, ...]:
+    if raw.get("lineage") is None:
+        return ()
+    return tuple(
+        clean(strict_json.text(server, f"{where}.lineage[{n}]", 36))
+        for n, server in enumerate(_list(raw, where, "lineage", MOST_ANCESTORS))
     )
 
 

@@ -114,6 +114,7 @@ class Clone:
     :ivar server_id: the clone's own server
     :ivar source_id: the server that it was made from
     :ivar source_host: for administrators only, as is ``host``
+    :ivar lineage: the source, the server that it was cloned from itself, and so on
     :ivar pause_us: how long the source stood still, in microseconds; None until it has
     """
 
@@ -135,6 +136,7 @@ class Clone:
     progress: Progress = Progress()
     pause_us: int | None = None
     attempts: tuple[Attempt, ...] = ()
+    lineage: tuple[str, ...] = ()
     created_at: str = ""
     updated_at: str = ""
     completed_at: str = ""

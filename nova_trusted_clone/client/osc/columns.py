@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from cliff import columns
+from osc_lib.cli import format_columns
 
 from nova_trusted_clone.client import display
 from nova_trusted_clone.client.values import Clone
@@ -54,6 +55,7 @@ def shown(clone: Clone) -> dict[str, Any]:
         "progress": ProgressColumn(clone),
         "pause_us": PauseColumn(clone.pause_us),
         "attempts": AttemptsColumn(clone.attempts),
+        "lineage": format_columns.ListColumn(list(clone.lineage)),
     }
     return {
         field.name.removesuffix("_us"): special.get(field.name, getattr(clone, field.name))

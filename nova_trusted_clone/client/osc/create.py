@@ -12,7 +12,7 @@ from osc_lib import exceptions as osc_errors
 from osc_lib.cli import parseractions
 from osc_lib.command import command
 
-from nova_trusted_clone.client import display, errors, proof, waiting
+from nova_trusted_clone.client import display, errors, proof, replies, waiting
 from nova_trusted_clone.client.osc import base, columns, options
 from nova_trusted_clone.client.rest import TrustedClones
 from nova_trusted_clone.client.values import Clone, CloneRequest, Created, Nic
@@ -153,7 +153,9 @@ class Judge:
         ).verdict
         if verdict.ok:
             return HOLDS
-        return "DOES NOT HOLD: " + ", ".join(check.code for check in verdict.failures[:5])
+        return "DOES NOT HOLD: " + ", ".join(
+            replies.clean(check.code) for check in verdict.failures[:5]
+        )
 
 
 def _what(parser: argparse.ArgumentParser) -> None:

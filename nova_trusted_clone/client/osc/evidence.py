@@ -13,6 +13,7 @@ from osc_lib.command import command
 
 from nova_trusted_clone.client import proof
 from nova_trusted_clone.client.osc import base, options
+from nova_trusted_clone.client.replies import clean
 
 # The evidence lies here when no name is given.
 FILE_NAME = "trusted-clone-{}.json"
@@ -114,10 +115,21 @@ def _fields(judgement: proof.Judgement, long: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "holds": verdict.ok,
         "checks": len(verdict.checks),
-        "failed": "\n".join(map(str, verdict.failures)),
+        "failed": "\n".join(clean(str(check)) for check in verdict.failures),
     }
     if long:
         fields["every_check"] = "\n".join(
-            f"{'ok    ' if check.ok else 'FAILED'} {check.code}" for check in verdict.checks
+            f"{'ok    ' if check.ok else 'FAILED'} {clean(check.code)}" for check in verdict.checks
         )
-    return fields | dict(sorted((judgement.summary or {}).items()))
+    return fields | dict(sorted(_cleaned(judgement.summary or {}).items()))
+
+
+def _cleaned(value: Any) -> Any:
+    """Return the summary with texts that cannot command a terminal."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): _cleaned(item) for key, item in value.items()}
+    return value

@@ -85,6 +85,7 @@ class Cloud:
             "progress": None,
             "pause_us": None,
             "attempts": [],
+            "lineage": [],
             "created_at": TIME.format(number % 60),
             "updated_at": None,
             "completed_at": None,

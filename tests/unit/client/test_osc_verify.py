@@ -74,6 +74,16 @@ def test_a_changed_byte(verify, tmp_path: pathlib.Path, recorded: Recorded):
     assert done.json()["failed"].startswith("trusted-clone.evidence.summary.pause_us")
 
 
+def test_evidence_cannot_command_a_terminal(verify, tmp_path: pathlib.Path, recorded: Recorded):
+    lies = {"source_host": "\x1b[2J the evidence holds", "\x1b[1A": 1}
+    changed = recorded.evidence | {"clone": recorded.evidence["clone"] | lies}
+    (tmp_path / "changed").write_text(json.dumps(changed))
+    done = verify("--long", file=tmp_path / "changed")
+    assert done.status == 1
+    assert "\x1b" not in done.out + done.err
+    assert "\ufffd[2J the evidence holds" in done.out
+
+
 def test_something_that_is_no_evidence(verify, tmp_path: pathlib.Path):
     (tmp_path / "other").write_text("{}")
     done = verify(file=tmp_path / "other")

@@ -118,11 +118,13 @@ class TestRecords:
             progress={"bytes_verified": 1, "bytes_total": 4, "rate_bytes_s": 2.5},
             pause_us=12,
             attempts=[attempt],
+            lineage=[source],
             later="a field of a later API",
         )
         clone = clones.show(source, row["id"])
         assert (clone.progress.fraction, clone.progress.rate_bytes_s) == (0.25, 2.5)
         assert (clone.pause_us, clone.attempts[0].host) == (12, "b")
+        assert clone.lineage == (source,)
         assert not clone.ended
 
     def test_another_record_than_the_one_asked_for(self, cloud: Cloud, clones: TrustedClones):
@@ -149,6 +151,8 @@ class TestRecords:
             ({"progress": {"rate_bytes_s": -1}}, r"\.progress\.rate_bytes_s"),
             ({"progress": {"rate_bytes_s": 10**400}}, r"\.progress\.rate_bytes_s"),
             ({"progress": {"rate_bytes_s": "fast"}}, r"\.progress\.rate_bytes_s"),
+            ({"lineage": "x"}, r"\.lineage: expected a list"),
+            ({"lineage": [1]}, r"\.lineage\[0\]: expected a string"),
             ({"attempts": {}}, r"\.attempts: expected a list"),
             ({"attempts": ["x"]}, r"\.attempts\[0\]: found str"),
         ],
