@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 
 from nova_trusted_clone.datapath.errors import DatapathError
-from nova_trusted_clone.datapath.mounts import unmount
+from nova_trusted_clone.datapath.mounts import SOURCE, unmount
 from nova_trusted_clone.datapath.store import Store
 from nova_trusted_clone.datapath.tree import Node, Tree
 
@@ -276,7 +276,7 @@ class Mount:
         options = set(pyfuse3.default_options)
         # Owners are whatever libvirt last said: the kernel must not judge by them.
         options.discard("default_permissions")
-        options |= {"allow_other", "fsname=trusted-clone"}
+        options |= {"allow_other", f"fsname={SOURCE}"}
         pyfuse3.init(files, str(self.path), options)
         self._files, self._token = files, trio.lowlevel.current_trio_token()
         self._ready.set()

@@ -11,28 +11,31 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-_MNT_DETACH = 2
+# What stands for a device in our mounts; others' are never touched.
+SOURCE = "trusted-clone"
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def mounts_below(directory: pathlib.Path) -> Sequence[pathlib.Path]:
-    """FUSE mounts at or below a directory, the innermost first, dead ones too (proc(5), mountinfo)."""
+    """Our FUSE mounts at or below a directory, the innermost first, dead ones too (proc(5), mountinfo)."""
     found = []
     for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        if after.startswith("fuse"):
+        kind, source = after.split()[:2]
+        if kind.startswith("fuse") and source == SOURCE:
             raw = before.split()[4].encode().decode("unicode_escape").encode("latin-1")
             found.append(pathlib.Path(os.fsdecode(raw)))
     return sorted((p for p in found if p.is_relative_to(directory)), reverse=True)
 
 
 def unmount(directory: pathlib.Path) -> None:
-    """Unmount every FUSE mount at or below a directory, also when its process is gone or it is in use.
+    """Unmount every FUSE mount of ours at or below a directory, also when its process is gone or it is in use.
 
     :raises OSError: when the kernel refuses
     """
     for path in mounts_below(directory.absolute()):
-        if _LIBC.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+        if _LIBC.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
             number = ctypes.get_errno()
             if number != errno.EINVAL:
                 raise OSError(number, os.strerror(number), str(path))

@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2] / PACKAGE
 LAYERS = (
     ("api", "cmd", "virt", "client"),
     ("clone", "conductor"),
-    ("rpc", "objects", "db", "policies", "notifications", "conf"),
-    ("transport", "datapath", "tpm", "vtpm", "hypervisor", "privsep"),
+    ("rpc", "objects", "db", "policies", "notifications", "conf", "privsep"),
+    ("transport", "datapath", "tpm", "vtpm", "hypervisor"),
     ("ports",),
     ("core",),
 )

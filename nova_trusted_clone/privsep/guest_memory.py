@@ -1,0 +1,58 @@
+"""In the daemon with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH: a guest's QEMU is opened, and mended.
+
+Guest memory itself never goes over the daemon's channel, which may be logged: only descriptors, and those over a socket.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu import rescue
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId
+from nova_trusted_clone.hypervisor.qemu.window import Window
+from nova_trusted_clone.privsep import descriptors, guest_memory_pctxt
+
+# Debian's and Fedora's names, and those of Red Hat's /usr/libexec/qemu-kvm; after an upgrade the kernel adds " (deleted)".
+_QEMU = re.compile(r"(qemu-system-[a-z0-9_]+|qemu-kvm)( \(deleted\))?")
+
+
+class NoGuest(HypervisorError):
+    """Another process than a guest's was asked for."""
+
+    code = "trusted-clone.privilege.no-guest"
+
+
+@guest_memory_pctxt.entrypoint
+def hand_over(pid: int, start_time: int, name: str, receiver: int) -> None:
+    """Open a guest's QEMU and hand the three files of a ``Window`` to the process ``receiver`` at ``name``.
+
+    :raises NoGuest: the process is no QEMU, and stays closed
+    :raises HypervisorError: it is gone
+    """
+    process = ProcessId(pid, start_time)
+    with Window.open(process) as window:
+        _require_guest(process)
+        descriptors.send(name, receiver, window.descriptors)
+
+
+@guest_memory_pctxt.entrypoint
+def lift_protection(pid: int, start_time: int) -> int:
+    """Lift the write protection that QEMU left on its own memory; the ranges that there were.
+
+    :raises NoGuest: the process is no QEMU
+    :raises HypervisorError: something stays protected
+    """
+    process = ProcessId(pid, start_time)
+    _require_guest(process)
+    return rescue.lift_protection(process)
+
+
+def _require_guest(process: ProcessId) -> None:
+    try:
+        program = pathlib.Path(f"/proc/{process.pid}/exe").readlink().name
+    except OSError as error:
+        raise HypervisorError(f"process {process.pid}: {error.strerror}") from error
+    if not _QEMU.fullmatch(program) or not process.alive():
+        raise NoGuest(f"process {process.pid} is {program}, not the guest's QEMU that was meant")
