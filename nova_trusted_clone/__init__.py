@@ -4,6 +4,7 @@ Where things are (imports point down only; tests/unit/test_layers.py holds it):
 
 ==================  =========================================================
 cmd                 programs: manage, agent, exporter, store, guard
+client              openstack server clone, and the API in Python; needs no nova
 clone               use cases: ordered steps, each with its undo
 conf                every option, with what it does and why
 transport           framed messages and TLS between hosts
