@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,12 +190,35 @@ class NicIdentity:
 
 
 @dataclasses.dataclass(frozen=True)
+class HostSide:
+    """What a control plane has decided of a clone's place on its host; without one the hypervisor's adapter decides.
+
+    The guest sees none of it. XML is libvirt's.
+
+    :ivar interfaces: ``<interface>`` elements in the order of ``Identity.nics``, attached as they are
+    :ivar disks: target to the path of the clone's own image, which the restore makes
+    :ivar metadata: a ``<metadata>`` element, or nothing
+    :ivar console_log: the file that takes the console's output
+    :ivar vtpm_secret: UUID of the libvirt secret that encrypts the vTPM's state
+    :ivar persistent: whether libvirt keeps the definition when the clone does not run
+    """
+
+    interfaces: tuple[str, ...] = ()
+    disks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metadata: str = ""
+    console_log: str | None = None
+    vtpm_secret: str | None = None
+    persistent: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Identity:
     """Who the clone is: nothing of it is the source's."""
 
     name: str
     uuid: str
     nics: tuple[NicIdentity, ...]
+    host_side: HostSide | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +248,13 @@ class DestinationHypervisor(Protocol):
     def restore(self, plan: RestorePlan) -> None:
         """Restore the clone, give it its identity and let it run; on an error leave nothing of it."""
 
-    def settle(self, server_uuid: str) -> None:
-        """After everything was verified: pull the rest of the disks, so that they need the store no longer."""
+    def settle(self, identity: Identity, directory: pathlib.Path) -> None:
+        """After everything was verified: make the clone's disks independent of the store, whether it runs or not.
+
+        Harmless when they are, or are no more.
+
+        :param directory: as in the ``RestorePlan``
+        """
 
     def warm_up(self) -> None:
         """Do at a service's start what the first clone would wait for otherwise."""
@@ -239,6 +267,29 @@ class DestinationHypervisor(Protocol):
 
     def destroy(self, server_uuid: str, directory: pathlib.Path) -> None:
         """End the clone and remove what ``restore`` made; harmless when there is none."""
+
+
+class PeerError(Exception):
+    """The other host did not do what it was asked."""
+
+
+class PeerUnreachable(PeerError):
+    """No answer: worth another try."""
+
+
+class PeerRefused(PeerError):
+    """It answered with an error, which is the message."""
+
+
+class Peer(Protocol):
+    """Another host, as a source speaks to it. Nothing that it says is trusted: the handshake inside proves itself."""
+
+    def call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+        """Ask it for ``message``, ``early``, ``status`` or ``end``.
+
+        :raises PeerUnreachable: when there is no answer in time
+        :raises PeerRefused: when it answers with an error
+        """
 
 
 class Clock(Protocol):

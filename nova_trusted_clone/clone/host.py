@@ -12,6 +12,7 @@ from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.core.protocol.source import LocalHost
 from nova_trusted_clone.ports import (
     DestinationHypervisor,
+    Peer,
     Quote,
     SourceHypervisor,
     Tpm,
@@ -71,6 +72,7 @@ class Host:
     """Everything that the source's and the destination's use cases need.
 
     :ivar open_tpm: opens the host's TPM; the caller closes it, so that others can use it in between
+    :ivar peers: another host by its address, in whatever words the transport has for it
     :ivar ground: reads the operator's roots and policy anew, so that a change needs no restart
     """
 
@@ -82,6 +84,7 @@ class Host:
     vtpms: VtpmFactory
     source: SourceHypervisor
     destination: DestinationHypervisor
+    peers: Callable[[str], Peer]
     now: Callable[[], int] = lambda: int(time.time())
 
     def quote(self, qualifying_data: bytes, pcrs: Sequence[int]) -> Quote:

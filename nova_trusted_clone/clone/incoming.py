@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import hashlib
 import logging
 import pathlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import records
 from nova_trusted_clone.clone.ground import Ground
-from nova_trusted_clone.clone.helpers import decode, pack_vtpm, unpack_vtpm
+from nova_trusted_clone.clone.helpers import decode, pack_vtpm, remove, unpack_vtpm
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.session import Session, Signer
 from nova_trusted_clone.clone.stores import Store, StoreFailed
@@ -22,7 +23,14 @@ from nova_trusted_clone.core.protocol import actions, events
 from nova_trusted_clone.core.protocol.destination import DestinationSession
 from nova_trusted_clone.core.protocol.messages import Counts
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
-from nova_trusted_clone.ports import Identity, RestorePlan, VtpmBlobs, VtpmInstance
+from nova_trusted_clone.ports import (
+    HostSide,
+    Identity,
+    NicIdentity,
+    RestorePlan,
+    VtpmBlobs,
+    VtpmInstance,
+)
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.1
@@ -65,13 +73,18 @@ class Incoming:
         order: Order,
         identity: Identity,
         ground: Ground,
+        changed: Callable[[Incoming], None] = lambda _clone: None,
     ) -> None:
+        """:param changed: told of every new phase, and when the disks have settled"""
         self.order = order
         self.clone_id = order.clone_id.hex()
         self.identity = identity
         self.phase = Phase.PREPARED
         self.reason = ""
+        self.code = ""
         self.fetched = False
+        self.settled = False
+        self.pause_us = 0
         self.store = Store(host.place.stores / order.freeze_group.hex())
         self._host = host
         self._signed = signed
@@ -86,6 +99,8 @@ class Incoming:
         self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm_quote}
         self._source_certificate = b""
         self._unclean = False
+        self._settling = threading.Lock()
+        self._changed = changed
         self._regions: list[dict[str, Any]] = []
         self._last = (b"", b"")
 
@@ -104,6 +119,9 @@ class Incoming:
             "identity": identity_to_record(self.identity),
             "phase": phase.value,
             "reason": reason,
+            "code": self.code,
+            "settled": self.settled,
+            "pause_us": self.pause_us,
             "regions": self._regions,
             "last": [part.hex() for part in self._last],
         }
@@ -123,16 +141,17 @@ class Incoming:
                 self._write(phase, reason)
             finally:
                 self.phase, self.reason = phase, reason
+        self._changed(self)
 
     def resume(self, record: Mapping[str, Any]) -> None:
         """After a restart: go on where that is safe, else take everything back."""
         self.phase, self.reason = Phase(record["phase"]), str(record["reason"])
+        self.code, self.settled = str(record["code"]), bool(record["settled"])
+        self.pause_us = int(record["pause_us"])
         self._regions = list(record["regions"])
         self._last = tuple(bytes.fromhex(part) for part in record["last"])  # type: ignore[assignment]
         if self.phase is Phase.FAILED:
             self._clean_or_remember()  # the end may have come before all was removed
-        if self.phase is Phase.COMPLETE:
-            threading.Thread(target=self._settle, name="settle", daemon=True).start()
         if self.phase.ended:
             return
         if self.phase not in (Phase.FETCHING, Phase.PROVISIONAL) or not self.store.alive:
@@ -187,8 +206,12 @@ class Incoming:
             "server": self.identity.uuid,
             "phase": self.phase.value,
             "reason": self.reason,
+            "code": self.code,
             "fetched": self.fetched,
+            "settled": self.settled,
         }
+        if self.pause_us:
+            found["pause_us"] = self.pause_us
         if not self.phase.ended and self.store.alive:
             with contextlib.suppress(StoreFailed):  # it ended just now: the watching thread says so
                 found["transfer"] = self.store.status()
@@ -348,6 +371,7 @@ class Incoming:
     def _fetch(self, action: actions.Fetch, hints: Mapping[str, Any]) -> None:
         """Have the store fetch; siblings on this host share it, and must have been offered the very same freeze."""
         address, port = _bulk_address(hints)
+        self.pause_us = action.pause_us
         self._regions = [
             {"id": id_, "kind": kind, "name": name, "size_bytes": size}
             for id_, kind, name, size in action.regions
@@ -387,15 +411,25 @@ class Incoming:
                 LOG.exception("clone %s", self.clone_id)
                 self.fail(self._why(error))
             return
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
-        """Make the disks independent of the store. The clone is complete without it, and a restart tries again."""
+    def settle(self) -> None:
+        """Make a complete clone's disks independent of the store, whether it runs or not. Repeated until it is done."""
+        if self.phase is not Phase.COMPLETE or self.settled:
+            return
+        if not self._settling.acquire(blocking=False):
+            return
         try:
-            if self._host.destination.exists(self.identity.uuid):
-                self._host.destination.settle(self.identity.uuid)
+            self._host.destination.settle(self.identity, self._directory)
+            with self._saving:
+                self.settled = True
+                self.save()
         except Exception:
             LOG.exception("clone %s: its disks still need the store", self.clone_id)
+            return
+        finally:
+            self._settling.release()
+        self._changed(self)
 
     def _why(self, error: Exception) -> str:
         """A guest that waits for a page which never comes dies of that: the store's reason is then the reason."""
@@ -471,11 +505,15 @@ class Incoming:
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
-    def fail(self, reason: str) -> None:
-        """End the clone and remove everything of it; its record stays."""
+    def fail(self, reason: str, code: str = "") -> None:
+        """End the clone and remove everything of it; its record stays.
+
+        :param code: stable, for programs; empty where there is none
+        """
         with self._lock:
             if self.phase.ended:
                 return
+            self.code = code
             self._stopped.set()
             try:
                 self.enter(Phase.FAILED, reason)
@@ -490,6 +528,15 @@ class Incoming:
         except Exception:
             LOG.exception("clone %s: not all of it is removed yet", self.clone_id)
             self._unclean = True
+
+    def forget(self, reason: str) -> None:
+        """Its server is no more, or not here any more: end it if it has not ended, and remove its record."""
+        self.fail(reason)
+        with self._lock:
+            self._clean_or_remember()
+            if self._unclean:
+                raise Rejected(f"clone {self.clone_id}: not all of it could be removed")
+            remove(self._directory)
 
     def clean_again(self) -> None:
         """Try again to remove what could not be removed."""
@@ -545,8 +592,19 @@ def _bulk_address(hints: Mapping[str, Any]) -> tuple[str, int]:
 
 def identity_to_record(identity: Identity) -> dict[str, Any]:
     """As it stands in a record."""
-    return {
-        "name": identity.name,
-        "uuid": identity.uuid,
-        "nics": [{"mac": nic.mac, "bridge": nic.bridge} for nic in identity.nics],
-    }
+    return dataclasses.asdict(identity)
+
+
+def identity_from_record(raw: Mapping[str, Any]) -> Identity:
+    """What :func:`identity_to_record` gave.
+
+    :raises KeyError: when it is not
+    :raises TypeError: likewise
+    """
+    side = raw["host_side"]
+    return Identity(
+        raw["name"],
+        raw["uuid"],
+        tuple(NicIdentity(nic["mac"], nic["bridge"]) for nic in raw["nics"]),
+        None if side is None else HostSide(**{**side, "interfaces": tuple(side["interfaces"])}),
+    )

@@ -21,7 +21,7 @@ from nova_trusted_clone.core.protocol import actions, events
 from nova_trusted_clone.core.protocol.messages import Counts
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
 from nova_trusted_clone.core.protocol.source import SourceSession
-from nova_trusted_clone.transport import rpc
+from nova_trusted_clone.ports import PeerError, PeerUnreachable
 
 LOG = logging.getLogger(__name__)
 NONCE_BYTES = 32
@@ -45,16 +45,19 @@ class Phase(enum.StrEnum):
         return self in (Phase.COMPLETE, Phase.FAILED)
 
 
+# The destination is not what the policy asks for: another host may be.
+HOST_REFUSED = "trusted-clone.host.refused"
+
+
 class CloneFailed(Exception):
-    """This clone cannot go on; others of the same freeze may."""
+    """This clone cannot go on; others of the same freeze may.
 
+    :ivar code: stable, for programs; empty where there is none
+    """
 
-@dataclasses.dataclass(frozen=True)
-class Destination:
-    """Where the other host's agent listens. Untrusted: the handshake proves who answers."""
-
-    address: str
-    port: int
+    def __init__(self, reason: str, code: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Outgoing:
         directory: pathlib.Path,
         signed: SignedOrder,
         order: Order,
-        destination: Destination,
+        destination: str,
         ground: Ground,
     ) -> None:
         self.order = order
@@ -83,16 +86,14 @@ class Outgoing:
         self.phase = Phase.STARTING
         self.reason = ""
         self.store_certificate: bytes = b""
-        self.remote: dict[str, Any] = {}
+        self.remote: Mapping[str, Any] = {}
         self._host = host
         self._signed = signed
         self._directory = directory
         self._destination = destination
         self._session: Session | None = None
         self._signers: dict[str, Signer] = {"host": host.quote}
-        self._peer = rpc.Client(
-            (destination.address, destination.port), host.limits.message_timeout_s
-        )
+        self._peer = host.peers(destination)
         self._last_answer = time.monotonic()
         self._freeze_wanted = False
         self._unfinished: Sequence[Any] | None = None
@@ -110,7 +111,7 @@ class Outgoing:
         record = {
             "clone_id": self.clone_id,
             "order": self._signed.encode().hex(),
-            "destination": dataclasses.asdict(self._destination),
+            "destination": self._destination,
             "phase": phase.value,
             "reason": reason,
             "store_certificate": self.store_certificate.hex(),
@@ -172,7 +173,7 @@ class Outgoing:
                 disks=list(disks),
                 bulk=dataclasses.asdict(serving),
             )
-        except rpc.RpcError as error:
+        except PeerError as error:
             raise CloneFailed(f"the destination: {error}") from error
 
     @property
@@ -216,14 +217,14 @@ class Outgoing:
         """
         try:
             self.remote = self._peer.call("status", clone_id=self.clone_id)
-        except rpc.Unreachable as error:
+        except PeerUnreachable as error:
             silent_s = time.monotonic() - self._last_answer
             if silent_s > self._host.limits.network_limit_s:
                 raise CloneFailed(
                     f"the destination has not answered for {silent_s:.0f} s: {error}"
                 ) from error
             return
-        except rpc.RpcError as error:
+        except PeerError as error:
             raise CloneFailed(f"the destination: {error}") from error
         self._last_answer = time.monotonic()
         if self.remote.get("phase") == "failed":
@@ -234,7 +235,7 @@ class Outgoing:
         """Whether the destination says that it has everything. A hint: the receipt proves it."""
         return self.remote.get("fetched") is True
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, code: str = "") -> None:
         """End this clone here and, where it can be reached, there."""
         with self._saving:
             if self.phase.ended:
@@ -243,10 +244,9 @@ class Outgoing:
                 self.enter(Phase.FAILED, reason)
             except OSError as error:  # a full disk must not keep the server frozen
                 LOG.error("clone %s: its record cannot be written: %s", self.clone_id, error)
-        with contextlib.suppress(
-            rpc.RpcError
-        ):  # it will find out by itself when its exporter is gone
-            self._peer.call("end", clone_id=self.clone_id, reason=reason[:1024])
+        # It will find out by itself when its exporter is gone.
+        with contextlib.suppress(PeerError):
+            self._peer.call("end", clone_id=self.clone_id, reason=reason[:1024], code=code)
 
     # -- the conversation ---------------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class Outgoing:
             elif isinstance(action, actions.Freeze):
                 self._freeze_wanted = True
             elif isinstance(action, actions.Refused):
-                raise CloneFailed(f"refused: {action.verdict}")
+                raise CloneFailed(f"refused: {action.verdict}", HOST_REFUSED)
             else:
                 left.append(action)
         return left
@@ -293,11 +293,11 @@ class Outgoing:
             try:
                 reply = self._peer.call("message", clone_id=self.clone_id, data=data, **hints)
                 break
-            except rpc.Unreachable as error:
+            except PeerUnreachable as error:
                 if time.monotonic() > deadline:
                     raise CloneFailed(str(error)) from error
                 time.sleep(0.2)
-            except rpc.RpcError as error:
+            except PeerError as error:
                 raise CloneFailed(f"the destination: {error}") from error
         self._last_answer = time.monotonic()
         answer = reply.get("data")

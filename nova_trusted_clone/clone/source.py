@@ -21,7 +21,7 @@ from nova_trusted_clone.clone import preflight, records
 from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.helpers import Guard, Helper, decode, encode, pack_vtpm, remove
 from nova_trusted_clone.clone.host import Host
-from nova_trusted_clone.clone.outgoing import CloneFailed, Destination, Outgoing, Phase, Serving
+from nova_trusted_clone.clone.outgoing import CloneFailed, Outgoing, Phase, Serving
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol.events import FreezeDone, VtpmIdentity
 from nova_trusted_clone.core.protocol.messages import Counts
@@ -36,6 +36,7 @@ EXPORTER = "nova_trusted_clone.cmd.exporter"
 POLL_S = 0.1
 RELEASE_PAUSE_S = 1.0
 LONGEST_RELEASE_PAUSE_S = 30.0
+RELEASE_LIMIT_S = 60.0
 VTPM_PCRS = tuple(range(1, 8))
 
 
@@ -68,10 +69,11 @@ class FreezeJob:
             server_uuid,
         )
         self._abort = threading.Event()
+        self.released = threading.Event()
 
     # -- what is asked of it ------------------------------------------------------------------------------------------
 
-    def admit(self, signed: SignedOrder, order: Order, destination: Destination) -> None:
+    def admit(self, signed: SignedOrder, order: Order, destination: str) -> None:
         """Add a clone; before ``run`` only."""
         directory = self.directory / "clones" / order.clone_id.hex()
         if directory.exists():
@@ -310,6 +312,7 @@ class FreezeJob:
         while True:
             try:
                 self._release_once()
+                self.released.set()
                 return
             except Exception:
                 LOG.exception("freeze %s: not released; again in %.0f s", self.group, pause_s)
@@ -371,7 +374,7 @@ class FreezeJob:
             path.parent,
             signed,
             signed.order(),
-            Destination(**record["destination"]),
+            str(record["destination"]),
             Ground.load(path.parent),
         )
         clone.phase, clone.reason = Phase(record["phase"]), str(record["reason"])
@@ -402,7 +405,7 @@ class FreezeJob:
             try:
                 step(clone)
             except CloneFailed as error:
-                self._fail(clone, str(error))
+                self._fail(clone, str(error), error.code)
 
         with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
             for future in [pool.submit(one, clone) for clone in targets]:
@@ -413,10 +416,10 @@ class FreezeJob:
         for clone in self._running():
             self._fail(clone, reason)
 
-    def _fail(self, clone: Outgoing, reason: str) -> None:
+    def _fail(self, clone: Outgoing, reason: str, code: str = "") -> None:
         """End one clone: its store gets no page of the others' freeze any more."""
         admitted = bool(clone.store_certificate)
-        clone.fail(reason)
+        clone.fail(reason, code)
         if not admitted:
             return
         try:
@@ -435,8 +438,10 @@ class Source:
         self._lock = threading.Lock()
         self._jobs: dict[str, FreezeJob] = {}
 
-    def clone(self, signed_orders: Iterable[tuple[bytes, Destination]]) -> str:
+    def clone(self, signed_orders: Iterable[tuple[bytes, str]]) -> str:
         """Start one freeze for the given orders, which must all name the same server and freeze group.
+
+        :param signed_orders: each with the address of its destination, as ``Host.peers`` understands it
 
         :returns: the freeze's id
         :raises CoreError: when an order is malformed
@@ -497,6 +502,36 @@ class Source:
     def status(self, group: str) -> dict[str, Any]:
         """How far a freeze and its clones are."""
         return self._job(group).status()
+
+    def inspect(self, server_uuid: str) -> ServerShape:
+        """What the hypervisor says of a server, every obstacle to its being cloned included.
+
+        :raises ServerNotFound: of the hypervisor's adapter, when there is none
+        """
+        return self._host.source.inspect(server_uuid)
+
+    def uses(self, server_uuid: str) -> list[str]:
+        """The freezes of a server that still have something on it."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        return [j.group for j in jobs if j.server_uuid == server_uuid and not j.released.is_set()]
+
+    def end_all(self, server_uuid: str, wait_s: float, reason: str) -> None:
+        """Wait for a server's freezes to end; end those that have not by then, and wait for their release.
+
+        :param wait_s: how long they may go on
+        :raises FreezeFailed: when one could not be released yet; that goes on
+        """
+        jobs = [self._job(group) for group in self.uses(server_uuid)]
+        deadline = time.monotonic() + wait_s
+        for job in jobs:
+            if not job.released.wait(max(0.0, deadline - time.monotonic())):
+                job.abort(None, reason)
+        for job in jobs:
+            if not job.released.wait(RELEASE_LIMIT_S):
+                raise FreezeFailed(
+                    f"freeze {job.group} of server {server_uuid} is not released yet"
+                )
 
     def _new_job(self, group: str, server_uuid: str) -> FreezeJob:
         return FreezeJob(self._host, group, server_uuid, self._exporter_module)

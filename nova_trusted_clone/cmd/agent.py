@@ -23,7 +23,6 @@ from oslo_log import log
 from nova_trusted_clone.clone.destination import Destination
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Rejected
-from nova_trusted_clone.clone.outgoing import Destination as Address
 from nova_trusted_clone.clone.records import RecordError, read
 from nova_trusted_clone.clone.source import FreezeFailed, Source
 from nova_trusted_clone.cmd import wiring
@@ -38,6 +37,7 @@ MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 BRIDGE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+CODE = re.compile(r"trusted-clone(\.[a-z0-9-]{1,32}){1,4}")
 MAX_NICS = 32
 MAX_CLONES = 64
 MakeSource = Callable[[Host], Source]
@@ -152,7 +152,7 @@ class Operations:
         if not all(isinstance(order, dict) for order in orders):
             raise BadRequest("orders: maps expected")
         wanted = [
-            (_bytes(order, "order"), Address(_text(order, "address"), _port(order, "port")))
+            (_bytes(order, "order"), f"{_text(order, 'address')}:{_port(order, 'port')}")
             for order in orders
         ]
         return {"group": self._source.clone(wanted)}
@@ -189,9 +189,11 @@ class Operations:
         return {}
 
     def end(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """End a clone that this host receives, with a reason."""
+        """End a clone that this host receives: ``clone_id``, ``reason``, and its ``code`` if it has one."""
         self._destination.end(
-            _text(arguments, "clone_id"), f"ended by the source: {_text(arguments, 'reason')}"
+            _text(arguments, "clone_id"),
+            f"ended by the source: {_text(arguments, 'reason')}",
+            _text(arguments, "code", CODE) if arguments.get("code") else "",
         )
         return {}
 

@@ -25,8 +25,10 @@ from nova_trusted_clone.core.errors import CoreError, MalformedInput
 from nova_trusted_clone.core.protocol.session import LocalHost
 from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
+from nova_trusted_clone.ports import Peer
 from nova_trusted_clone.tpm.connection import Transport
 from nova_trusted_clone.tpm.esys import EsysTpm
+from nova_trusted_clone.transport import rpc
 from nova_trusted_clone.vtpm.base import VtpmError
 from nova_trusted_clone.vtpm.issuer import EkIssuer
 from nova_trusted_clone.vtpm.swtpm import SwtpmFactory
@@ -149,8 +151,20 @@ def limits(options: Any) -> Limits:
     )
 
 
-def host(options: Any) -> Host:
+def agent_peers(timeout_s: float) -> Callable[[str], Peer]:
+    """Other hosts' agents, by ``address:port``."""
+
+    def peer(address: str) -> Peer:
+        name, _, port = address.rpartition(":")
+        return rpc.Client((name, int(port)), timeout_s)
+
+    return peer
+
+
+def host(options: Any, peers: Callable[[str], Peer] | None = None) -> Host:
     """Make the host of group ``[trusted_clone]``; its directories are there afterwards.
+
+    :param peers: how other hosts are reached; by their agents' own ports unless said otherwise
 
     :raises ConfigError: when something in the options does not hold
     """
@@ -179,4 +193,5 @@ def host(options: Any) -> Host:
         vtpms=SwtpmFactory(issuer, place.state_path / "vtpm", options.vtpm_pool_size),
         source=QemuSource(options.libvirt_uri),
         destination=QemuDestination(options.libvirt_uri, pathlib.Path(options.memory_backing_dir)),
+        peers=peers or agent_peers(options.message_timeout_s),
     )

@@ -222,9 +222,10 @@ class FakeHypervisor:
         """Whether there is such a server."""
         return (self._root / server_uuid / _SERVER).is_file()
 
-    def settle(self, server_uuid: str) -> None:
+    def settle(self, identity: Identity, directory: pathlib.Path) -> None:
         """Note that the store is needed no longer."""
-        self.server(server_uuid).note(settled=True)
+        if self.exists(identity.uuid):
+            self.server(identity.uuid).note(settled=True)
 
     def pause(self, server_uuid: str) -> None:
         """Stop the server."""

@@ -17,6 +17,8 @@ from typing import Any
 
 import cbor2
 
+from nova_trusted_clone.ports import PeerRefused, PeerUnreachable
+
 LOG = logging.getLogger(__name__)
 
 # A handshake message is 1 MiB at most (core.protocol.wire); a little more for its envelope.
@@ -30,7 +32,7 @@ Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Address = tuple[str, int] | pathlib.Path
 
 
-class RpcError(Exception):
+class RpcError(PeerRefused):
     """The other side could not be reached, broke the framing, or answered with an error.
 
     :ivar code: the stable code of the other side's error, or ``trusted-clone.rpc.*`` for our own
@@ -41,7 +43,7 @@ class RpcError(Exception):
         self.code = code
 
 
-class Unreachable(RpcError):
+class Unreachable(RpcError, PeerUnreachable):
     """No answer: worth another try."""
 
     def __init__(self, message: str) -> None:

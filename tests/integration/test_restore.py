@@ -85,7 +85,7 @@ def test_the_clone_runs_on_as_somebody_else(
         assert tpm["random"] not in {
             line["random"] for line in guest.console.lines() if line.kind == "TPM"
         }
-        destination.settle(clone.uuid)
+        destination.settle(clone, plan.directory)
         with connection.connected(host.uri) as libvirtd:
             root = ET.fromstring(connection.find(libvirtd, clone.uuid).XMLDesc(0))
         assert root.findtext("uuid") == clone.uuid

@@ -67,6 +67,7 @@ class Fetch:
     page_key: bytes
     freeze_id: bytes
     regions: tuple[RegionRow, ...]
+    pause_us: int
 
 
 @dataclasses.dataclass(frozen=True)

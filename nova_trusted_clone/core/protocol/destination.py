@@ -238,7 +238,9 @@ class DestinationSession(Session):
         self._seen.page_key = event.data
         accepted = Accepted(message.freeze_id).encode()
         self._advance(Step.ACCEPTED)
-        fetch = actions.Fetch(message.page_key, message.freeze_id, message.regions)
+        fetch = actions.Fetch(
+            message.page_key, message.freeze_id, message.regions, message.pause_us
+        )
         return (actions.Send(accepted), fetch)
 
     def _on_installed(self, event: events.VtpmInstalled) -> Actions:

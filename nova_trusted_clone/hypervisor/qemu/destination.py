@@ -25,10 +25,11 @@ from nova_trusted_clone.hypervisor.qemu import (
     saveimage,
 )
 from nova_trusted_clone.hypervisor.qemu.identity import CloneDefinition
+from nova_trusted_clone.hypervisor.qemu.identity import images as own_images
 from nova_trusted_clone.hypervisor.qemu.memorylinks import MemoryLinks
 from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
 from nova_trusted_clone.hypervisor.qemu.process import of_domain
-from nova_trusted_clone.ports import RestorePlan
+from nova_trusted_clone.ports import Identity, RestorePlan
 
 LOG = logging.getLogger(__name__)
 MEMORY_BACKING_DIR = pathlib.Path("/var/lib/libvirt/qemu/ram")
@@ -72,9 +73,10 @@ class QemuDestination:
 
     def _restore(self, libvirtd: Any, plan: RestorePlan, store: pathlib.Path) -> None:
         made = identity.of_clone(plan.definition, plan.identity, plan.directory, plan.backings)
-        overlays = {t: identity.overlay(plan.directory, t) for t in plan.backings}
+        overlays = {t: identity.image_of(plan.identity, plan.directory, t) for t in plan.backings}
         image = plan.directory / IMAGE
-        files = [*identity.files_below(made.text, plan.directory), str(image)]
+        named = identity.files_below(made.text, plan.directory)
+        files = sorted({*named, *map(str, overlays.values()), str(image)})
         record = {"uuid": plan.identity.uuid, "name": plan.identity.name, "files": files}
         (plan.directory / JOURNAL).write_text(json.dumps(record))
         for target, backing in plan.backings.items():
@@ -90,6 +92,9 @@ class QemuDestination:
         cards = nic.silence(domain, monitor)
         domain.resume()
         nic.swap(domain, cards, made.interfaces)
+        side = plan.identity.host_side
+        if side is not None and side.persistent:
+            libvirtd.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
 
     def _start(
         self,
@@ -146,17 +151,20 @@ class QemuDestination:
             links.clear(keep=used)
         return domain
 
-    def settle(self, server_uuid: str) -> None:
-        """Pull the rest of the disks, so that they need the store no longer.
+    def settle(self, identity: Identity, directory: pathlib.Path) -> None:
+        """Pull the rest of the disks, so that they need the store no longer; of a clone that does not run, too.
 
         Memory goes on being the store's file for as long as this QEMU runs: the store must stay until then.
 
         :raises HypervisorError: a disk could not be pulled
         """
+        server_uuid = identity.uuid
         with connection.connected(self._uri) as libvirtd:
             domain = connection.find_or_none(libvirtd, server_uuid)
             try:
                 if domain is None or not domain.isActive():
+                    for path in own_images(identity, directory):
+                        _detach_from_store(path)
                     return
                 for target in _backed_disks(domain):
                     domain.blockPull(target, 0, 0)
@@ -166,8 +174,9 @@ class QemuDestination:
             except libvirt.libvirtError as error:
                 if self.exists(server_uuid):
                     raise HypervisorError(f"a disk was not pulled: {error}") from error
-                LOG.info("clone %s ended before its disks were pulled", server_uuid)
-                return
+                raise HypervisorError(
+                    f"clone {server_uuid} ended before its disks were pulled"
+                ) from error
             if left:
                 raise HypervisorError(f"disks {left} still need the store")
 
@@ -250,6 +259,27 @@ def _create_overlay(path: pathlib.Path, backing: pathlib.Path) -> None:
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise RestoreFailed(f"{path}: {made.stderr.strip()}")
+
+
+def _detach_from_store(path: pathlib.Path) -> None:
+    """Copy what an image still has in the store alone; QEMU's own lock refuses one that is in use.
+
+    :raises HypervisorError: when it cannot be done now
+    """
+    told = subprocess.run(
+        ["qemu-img", "info", "--output=json", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode:
+        raise HypervisorError(f"{path}: {told.stderr.strip()}")
+    if not json.loads(told.stdout).get("backing-filename"):
+        return
+    command = ["qemu-img", "rebase", "-q", "-f", "qcow2", "-F", "raw", "-b", "", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise HypervisorError(f"{path}: {done.stderr.strip()}")
 
 
 def _write_image(path: pathlib.Path, made: CloneDefinition, plan: RestorePlan) -> None:

@@ -32,6 +32,29 @@ def overlay(directory: pathlib.Path, target: str) -> pathlib.Path:
     return directory / f"{target}.qcow2"
 
 
+def images(identity: Identity, directory: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """The clone's own disk images that are there."""
+    if identity.host_side is not None:
+        paths = [pathlib.Path(path) for path in identity.host_side.disks.values()]
+        return tuple(path for path in paths if path.exists())
+    return tuple(sorted(directory.glob("*.qcow2")))
+
+
+def image_of(identity: Identity, directory: pathlib.Path, target: str) -> pathlib.Path:
+    """The file that takes a clone's own writes to a disk.
+
+    :raises MalformedState: when the control plane named none for it
+    """
+    if identity.host_side is None:
+        return overlay(directory, target)
+    if target not in identity.host_side.disks:
+        raise MalformedState(
+            f"disk {target} of the source is none of the clone's:"
+            f" {', '.join(sorted(identity.host_side.disks)) or 'it has none'}"
+        )
+    return pathlib.Path(identity.host_side.disks[target])
+
+
 def of_clone(
     source: str, identity: Identity, directory: pathlib.Path, backings: Mapping[str, pathlib.Path]
 ) -> CloneDefinition:
@@ -41,12 +64,16 @@ def of_clone(
     :raises MalformedState: it is none, or its disks are not those of the freeze
     """
     root = definition.parse(source)
+    side = identity.host_side
+    _own_firmware_tables(root, identity.uuid)
     _set(root, "name", identity.name)
     _set(root, "uuid", identity.uuid)
     if root.find("genid") is not None:
         _set(root, "genid", str(uuid.uuid4()))
     # Its title, metadata and resource partition are the source's.
     _drop(root, "title", "description", "metadata", "resource", "seclabel", "memoryBacking")
+    if side is not None and side.metadata:
+        root.insert(_after(root, "uuid"), _element(side.metadata, "metadata"))
     memory = ET.Element("memoryBacking")
     ET.SubElement(memory, "source", type="file")
     ET.SubElement(memory, "access", mode="private")
@@ -54,12 +81,19 @@ def of_clone(
     devices = root.find("devices")
     if devices is None:
         raise MalformedState("domain definition: no devices")
-    _own_disks(devices, directory, backings)
-    _own_files(devices, directory)
+    own = {target: image_of(identity, directory, target) for target in backings}
+    _own_disks(devices, own, backings)
+    _own_files(devices, directory, side.console_log if side is not None else None)
+    if side is not None:
+        _own_vtpm_secret(devices, side.vtpm_secret)
     _own_graphics(devices)
     for label in [*devices.iterfind(".//source[seclabel]")]:
         _drop(label, "seclabel")
     interfaces = _own_interfaces(devices, identity.nics)
+    if side is not None and side.interfaces:
+        interfaces = tuple(
+            _as_on_the_source(text, devices, n) for n, text in enumerate(side.interfaces)
+        )
     return CloneDefinition(
         ET.tostring(root, encoding="unicode"), definition.machine(root), interfaces
     )
@@ -72,7 +106,7 @@ def files_below(text: str, directory: pathlib.Path) -> list[str]:
 
 
 def _own_disks(
-    devices: ET.Element, directory: pathlib.Path, backings: Mapping[str, pathlib.Path]
+    devices: ET.Element, own: Mapping[str, pathlib.Path], backings: Mapping[str, pathlib.Path]
 ) -> None:
     found = set()
     for disk in devices.findall("disk"):
@@ -86,7 +120,7 @@ def _own_disks(
         place = list(disk).index(source)
         _drop(disk, "backingStore", "source", "mirror", "alias", "encryption", "iotune")
         disk.set("type", "file")
-        disk.insert(place, ET.Element("source", file=str(overlay(directory, name))))
+        disk.insert(place, ET.Element("source", file=str(own[name])))
         disk.insert(place + 1, _backing(backings[name]))
         driver = disk.find("driver")
         if driver is None:
@@ -107,20 +141,64 @@ def _backing(path: pathlib.Path) -> ET.Element:
     return element
 
 
-def _own_files(devices: ET.Element, directory: pathlib.Path) -> None:
-    """Serial lines, consoles and channels write below the clone's directory."""
+def _own_files(devices: ET.Element, directory: pathlib.Path, console_log: str | None) -> None:
+    """Serial lines, consoles and channels write below the clone's directory, the first console where it was said."""
     for kind in ("serial", "console", "parallel", "channel"):
         for number, device in enumerate(devices.findall(kind)):
             # A serial line and the console that stands for it are one device and share a file.
             stem = "console" if kind in ("serial", "console") else kind
+            path = str(directory / f"{stem}{number}.log")
+            if console_log is not None and stem == "console" and number == 0:
+                path = console_log
             source, log = device.find("source"), device.find("log")
             if device.get("type") == "file" and source is not None:
-                source.set("path", str(directory / f"{stem}{number}.log"))
+                source.set("path", path)
             elif source is not None and source.get("path"):
                 # A pty or an automatic socket: libvirt chooses it anew.
                 del source.attrib["path"]
             if log is not None:
-                log.set("file", str(directory / f"{stem}{number}.log"))
+                log.set("file", path)
+
+
+def _own_firmware_tables(root: ET.Element, server_uuid: str) -> None:
+    """SMBIOS names the server: libvirt insists on the UUID, and a serial number that was the source's UUID is no one else's.
+
+    A running guest has read its tables long ago; it sees these when it boots anew.
+    """
+    source_uuid = root.findtext("uuid")
+    for entry in root.iterfind("sysinfo/system/entry"):
+        if entry.get("name") == "uuid" or entry.text == source_uuid:
+            entry.text = server_uuid
+
+
+def _own_vtpm_secret(devices: ET.Element, secret: str | None) -> None:
+    for backend in devices.iterfind("tpm/backend"):
+        _drop(backend, "encryption")
+        if secret is not None:
+            ET.SubElement(backend, "encryption", secret=secret)
+
+
+def _as_on_the_source(text: str, devices: ET.Element, number: int) -> str:
+    """An interface of the control plane's, in the slot and of the model that the guest knows."""
+    mine = _element(text, "interface")
+    there = devices.findall("interface")
+    if number < len(there):
+        _drop(mine, "model", "address", "alias")
+        for tag in ("model", "address"):
+            theirs = there[number].find(tag)
+            if theirs is not None:
+                mine.append(copy.deepcopy(theirs))
+    return ET.tostring(mine, encoding="unicode")
+
+
+def _element(text: str, tag: str) -> ET.Element:
+    try:
+        element = ET.fromstring(text)
+    except ET.ParseError as error:
+        raise MalformedState(f"<{tag}>: {error}") from error
+    if element.tag != tag:
+        raise MalformedState(f"<{tag}> expected, found <{element.tag}>")
+    return element
 
 
 def _own_graphics(devices: ET.Element) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -12,9 +13,15 @@ from nova_trusted_clone.clone import records
 from nova_trusted_clone.clone.destination import Destination
 from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.host import Limits, Place
-from nova_trusted_clone.clone.incoming import Incoming, Phase, Rejected
+from nova_trusted_clone.clone.incoming import (
+    Incoming,
+    Phase,
+    Rejected,
+    identity_from_record,
+    identity_to_record,
+)
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
-from nova_trusted_clone.ports import Identity
+from nova_trusted_clone.ports import HostSide, Identity, NicIdentity
 
 CLONE = "ab" * 16
 
@@ -25,6 +32,7 @@ class Hypervisor:
     def __init__(self, refusals: int = 0) -> None:
         self.refusals = refusals
         self.destroyed = 0
+        self.settled = 0
 
     def destroy(self, server_uuid: str, directory: pathlib.Path) -> None:
         self.destroyed += 1
@@ -34,6 +42,12 @@ class Hypervisor:
 
     def exists(self, server_uuid: str) -> bool:
         return False
+
+    def settle(self, identity: Identity, directory: pathlib.Path) -> None:
+        self.settled += 1
+        if self.refusals:
+            self.refusals -= 1
+            raise RuntimeError("an image is in use")
 
 
 @dataclasses.dataclass
@@ -85,7 +99,15 @@ def clone_of(host: Any) -> Incoming:
 
 
 def record_of(phase: Phase) -> dict[str, Any]:
-    return {"phase": phase.value, "reason": "", "regions": [], "last": ["", ""]}
+    return {
+        "phase": phase.value,
+        "reason": "",
+        "code": "",
+        "settled": False,
+        "pause_us": 0,
+        "regions": [],
+        "last": ["", ""],
+    }
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARED, Phase.ATTESTING, Phase.RESTORING])
@@ -116,6 +138,35 @@ def test_a_complete_clone_is_left_alone(host: Any) -> None:
     clone.fail("somebody says so")
     assert clone.phase is Phase.COMPLETE
     assert host.destination.destroyed == 0
+
+
+def test_disks_that_do_not_settle_now_settle_later_and_are_told_of_once(host: Any) -> None:
+    host.destination.refusals = 1
+    clone = clone_of(host)
+    clone.resume(record_of(Phase.COMPLETE))
+    for _ in range(3):
+        clone.settle()
+    assert clone.settled
+    assert host.destination.settled == 2
+    assert records.read(host.place.clones / CLONE / "clone.json")["settled"]
+
+
+def test_a_clones_place_on_its_host_is_kept_with_it(host: Any) -> None:
+    side = HostSide(
+        interfaces=("<interface/>",), disks={"vda": "/images/disk"}, vtpm_secret="secret"
+    )
+    identity = Identity("clone", "0" * 36, (NicIdentity("52:54:00:00:00:01"),), side)
+    kept = json.loads(json.dumps(identity_to_record(identity)))
+    assert identity_from_record(kept) == identity
+
+
+def test_a_forgotten_clone_leaves_no_record(host: Any) -> None:
+    clone = clone_of(host)
+    clone.save()
+    clone.forget("the server was deleted")
+    assert clone.phase is Phase.FAILED
+    assert not (host.place.clones / CLONE).exists()
+    clone.forget("again")
 
 
 def test_what_cannot_be_removed_now_is_removed_later(host: Any) -> None:

@@ -66,7 +66,7 @@ def test_each_side_learns_the_others_channel_end_and_what_to_fetch() -> None:
     assert at_source.peer_certificate == b"store's certificate"
     assert at_destination.peer_certificate == b"exporter's certificate"
     assert exchange.actions("destination", actions.Fetch) == [
-        actions.Fetch(digest("page key"), digest("group")[:16], REGIONS)
+        actions.Fetch(digest("page key"), digest("group")[:16], REGIONS, 23_000)
     ]
 
 
