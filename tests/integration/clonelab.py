@@ -29,8 +29,9 @@ from labkit.console import Console
 from labkit.demo import serial_paths
 from labkit.display import CloneProgress
 from labkit.guests import Guest, Wish
-from labkit.host import Host, mounts_below
+from labkit.host import Host
 from labkit.lab import Lab
+from labkit.node import mounts_below
 from labkit.operator import Operator
 from labkit.ordering import Cloning, Ordered
 from labkit.paths import CHECKOUT

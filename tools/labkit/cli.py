@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("down", help="end and remove all of it")
     commands.add_parser("status", help="what is up")
+    # Only here: a lab without a cloud needs nothing of OpenStack's.
+    cloud = commands.add_parser("cloud", help="a real OpenStack: up, down, status, shell")
+    _add_cloud(cloud)
     shell = commands.add_parser("shell", help="a shell inside a host")
     shell.add_argument("host", metavar="HOST", help="host-a or host-b")
     commands.add_parser("bench", help="measure; further arguments go to the bench")
@@ -94,7 +97,7 @@ def _run(asked: argparse.Namespace, rest: list[str], lab: Lab) -> int:
         case "status":
             _status(lab)
         case "shell":
-            enter = lab.host(asked.host).sandbox.enter()
+            enter = lab.node(asked.host).sandbox.enter()
             os.execvp(enter[0], [*enter, os.environ.get("SHELL", "/bin/bash")])
         case "test":
             return checks.run(asked.part, rest)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import shutil
-from collections.abc import Mapping
 
 from labkit import boot, hardware_tpm, libvirtd, process
 from labkit.errors import LabError
-from labkit.paths import LabPaths
-from labkit.process import Process, Words
-from labkit.sandbox import Sandbox, inhabitants
+from labkit.node import Node
+from labkit.process import Process
 from labkit.swtpm_config import LocalAuthority
 
 BRIDGE = "br0"
@@ -19,22 +16,13 @@ LINK = "lab0"
 
 
 @dataclasses.dataclass(frozen=True)
-class Host:
-    """A host by its name and the address at which the other host reaches it."""
+class Host(Node):
+    """A host by its name and the address at which the other host reaches it.
 
-    paths: LabPaths
-    name: str
-    address: str
+    :ivar migrates: whether its libvirt takes live migrations from the other hosts
+    """
 
-    @property
-    def base(self) -> pathlib.Path:
-        """The host's directory."""
-        return self.paths.hosts / self.name
-
-    @property
-    def run_dir(self) -> pathlib.Path:
-        """For unix sockets: short, and the same path inside and outside of the host."""
-        return self.paths.run / self.name
+    migrates: bool = False
 
     @property
     def shared(self) -> pathlib.Path:
@@ -81,30 +69,25 @@ class Host:
         """The measured-boot log, as firmware would leave it."""
         return self.base / "binary_bios_measurements"
 
-    @property
-    def marker(self) -> str:
-        """The name by which a process of this host is told from all others."""
-        return f"ntc-{self.paths.lab_id}-{self.name}"
-
-    @property
-    def sandbox(self) -> Sandbox:
-        """The host's namespaces."""
-        return Sandbox(self.base, self.marker, self.name)
-
     def up(self, vendor_config: pathlib.Path) -> None:
         """Start everything of the host; what was started is left to ``down`` when a step fails."""
         self.base.mkdir(mode=0o700, parents=True)
         self.run_dir.mkdir(mode=0o700, parents=True)
         _share(self.base / "shared", self.shared)
         _share(self.base / "state", self.state_path)
-        libvirtd.configure(self.base, self.run_dir, self.memory_backing_dir)
+        libvirtd.configure(
+            self.base,
+            self.run_dir,
+            self.memory_backing_dir,
+            self.address if self.migrates else None,
+        )
         self._own_vtpm_authority()
         self.sandbox.create()
         hardware_tpm.manufacture(self.base / "tpm", vendor_config, self.name)
         self.reboot()
         self.run(["ip", "link", "add", BRIDGE, "type", "bridge"])
         self.run(["ip", "link", "set", BRIDGE, "up"])
-        libvirtd.start(self.sandbox, self.uri)
+        libvirtd.start(self.sandbox, self.uri, self.migrates)
 
     def reboot(self, firmware: str = boot.FIRMWARE) -> None:
         """Do to the TPM what a reboot of the host does: start it anew and measure a boot into it.
@@ -146,32 +129,6 @@ class Host:
         """Plug the cable in or pull it."""
         self.run(["ip", "link", "set", LINK, "up" if up else "down"])
 
-    def run(self, command: Words, *, limit_s: float = 120.0) -> str:
-        """Run a command inside to its end and return what it printed."""
-        return process.run([*self.sandbox.enter(), *command], limit_s=limit_s)
-
-    def start(
-        self, command: list[str], log: pathlib.Path, env: Mapping[str, str] | None = None
-    ) -> Process:
-        """Start a program inside that stays; ``down`` ends it."""
-        return process.start([*self.sandbox.enter(), *command], log, env=env)
-
-    def down(self) -> None:
-        """End all that runs inside and remove all that ``up`` made; harmless when there is nothing."""
-        # Again until nobody is left: libvirt may have started something in between.
-        for _attempt in range(5):
-            running = inhabitants(self.marker)
-            if not running:
-                break
-            process.end_all(running)
-        for record in ("holder.json", "libvirtd.json", "tpm/swtpm.json"):
-            found = Process.load(self.base / record)
-            if found is not None:
-                found.end()
-        unmount_below(self.run_dir)
-        shutil.rmtree(self.run_dir, ignore_errors=True)
-        shutil.rmtree(self.base, ignore_errors=True)
-
 
 def _share(directory: pathlib.Path, target: pathlib.Path) -> None:
     """Bind ``directory`` at ``target``, shared outside and a slave inside: mounts made there outside appear inside."""
@@ -179,19 +136,3 @@ def _share(directory: pathlib.Path, target: pathlib.Path) -> None:
     target.mkdir(mode=0o700)
     process.run(["mount", "--bind", directory, target])
     process.run(["mount", "--make-shared", target])
-
-
-def mounts_below(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Mount points at or below ``directory``, the deepest first."""
-    prefix = f"{directory}/"
-    points = [
-        line.split()[4].encode().decode("unicode_escape")
-        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
-    ]
-    return [pathlib.Path(p) for p in sorted(points, reverse=True) if f"{p}/".startswith(prefix)]
-
-
-def unmount_below(directory: pathlib.Path) -> None:
-    """Unmount everything at or below ``directory``; a FUSE mount whose server has gone too."""
-    for point in mounts_below(directory):
-        process.run(["umount", "--lazy", point])

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 from labkit import hardware_tpm
 from labkit.errors import LabError, LeftBehind
-from labkit.host import Host, mounts_below, unmount_below
+from labkit.host import Host
+from labkit.node import Node, mounts_below, unmount_below
 from labkit.paths import LabPaths
 from labkit.sandbox import inhabitants
 
@@ -38,25 +39,30 @@ class Lab:
         return (self.source, self.destination)
 
     @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Everything with namespaces of its own: the hosts, unless a lab has more."""
+        return self.hosts
+
+    @property
     def _places(self) -> tuple[pathlib.Path, pathlib.Path]:
         """Below these is everything that ``down`` removes."""
         return (self.paths.hosts, self.paths.run)
 
     @property
     def is_up(self) -> bool:
-        """Whether both hosts run."""
-        return all(inhabitants(host.marker) for host in self.hosts)
+        """Whether all its nodes run."""
+        return all(inhabitants(node.marker) for node in self.nodes)
 
-    def host(self, name: str) -> Host:
-        """The host of that name.
+    def node(self, name: str) -> Node:
+        """The node of that name.
 
         :raises LabError: when there is none
         """
-        for host in self.hosts:
-            if host.name == name:
-                return host
+        for node in self.nodes:
+            if node.name == name:
+                return node
         raise LabError(
-            f"there is no host {name!r}; there are {', '.join(h.name for h in self.hosts)}"
+            f"there is no host {name!r}; there are {', '.join(n.name for n in self.nodes)}"
         )
 
     def up(self, report: Report) -> None:
@@ -64,20 +70,23 @@ class Lab:
         if os.geteuid() != 0:
             raise LabError("the lab makes namespaces and mounts: run it as root")
         with self._lock():
-            if any(inhabitants(host.marker) for host in self.hosts):
+            if any(inhabitants(node.marker) for node in self.nodes):
                 raise LabError(
                     f"the lab in {self.paths.root} is up already; tools/lab down ends it"
                 )
             try:
-                self._up(report)
+                self._take_down()  # what an earlier crash may have left
+                self._make_directories()
+                self._bring_up(report)
             except BaseException:
                 self._take_down()
                 raise
 
-    def _up(self, report: Report) -> None:
-        self._take_down()  # what an earlier crash may have left
+    def _make_directories(self) -> None:
         for directory in (self.paths.run, self.paths.log, self.paths.hosts, self.paths.cache):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _bring_up(self, report: Report) -> None:
         vendor_config = hardware_tpm.make_vendor(self.paths.vendor_ca)
         for host in self.hosts:
             report(f"{host.name}: namespaces, TPM, libvirtd")
@@ -99,9 +108,9 @@ class Lab:
             raise LeftBehind(f"{len(left)} things of the lab in {self.paths.root} are left behind")
 
     def _take_down(self) -> None:
-        for host in self.hosts:
-            _keep_logs(host, self.paths.log)
-            host.down()
+        for node in self.nodes:
+            _keep_logs(node, self.paths.log)
+            node.down()
         for place in self._places:
             unmount_below(place)
         for directory in (self.paths.hosts, self.paths.vendor_ca, self.paths.run):
@@ -110,9 +119,9 @@ class Lab:
     def leftovers(self) -> list[str]:
         """What there is of this lab: processes, mounts and directories, in words."""
         left = [
-            f"process {found.pid} in {host.name}"
-            for host in self.hosts
-            for found in inhabitants(host.marker)
+            f"process {found.pid} in {node.name}"
+            for node in self.nodes
+            for found in inhabitants(node.marker)
         ]
         left += [f"mount {point}" for place in self._places for point in mounts_below(place)]
         left += [f"directory {path}" for path in self._places if path.exists()]
@@ -150,10 +159,10 @@ def _ancestors(pid: int) -> set[int]:
     return found
 
 
-def _keep_logs(host: Host, log: pathlib.Path) -> None:
-    """Copy what the host's daemons said to where ``down`` leaves it."""
-    kept = log / host.name
+def _keep_logs(node: Node, log: pathlib.Path) -> None:
+    """Copy what the node's daemons said to where ``down`` leaves it."""
+    kept = log / node.name
     for pattern in ("log/*.log", "log/*.out", "log/qemu/*.log", "tpm/*.log", "tpm/*.out", "*.log"):
-        for path in host.base.glob(pattern):
+        for path in node.base.glob(pattern):
             kept.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, kept / path.name)

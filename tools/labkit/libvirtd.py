@@ -35,7 +35,8 @@ max_core = 0
 
 LIBVIRTD_CONF = """\
 listen_tls = 0
-listen_tcp = 0
+listen_tcp = {listens}
+auth_tcp = "none"
 unix_sock_group = "root"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
@@ -46,8 +47,13 @@ log_outputs = "2:file:{log}"
 """
 
 
-def configure(base: pathlib.Path, sockets: pathlib.Path, memory: pathlib.Path) -> None:
-    """Write the host's /etc/libvirt into ``base/etc``: Debian's, with our two files, and nothing that starts by itself."""
+def configure(
+    base: pathlib.Path, sockets: pathlib.Path, memory: pathlib.Path, migration: str | None = None
+) -> None:
+    """Write the host's /etc/libvirt into ``base/etc``: Debian's, with our two files, and nothing that starts by itself.
+
+    :param migration: the address at which live migrations arrive; the daemon then takes TCP from all who reach the host
+    """
     etc = base / "etc"
     if not etc.exists():
         shutil.copytree("/etc/libvirt", etc)
@@ -57,15 +63,19 @@ def configure(base: pathlib.Path, sockets: pathlib.Path, memory: pathlib.Path) -
     memory.mkdir(parents=True, exist_ok=True)
     log = base / "log" / "libvirtd.log"
     log.parent.mkdir(exist_ok=True)
-    (etc / "qemu.conf").write_text(QEMU_CONF.format(memory=memory))
+    arrivals = f'migration_address = "{migration}"\n' if migration else ""
+    (etc / "qemu.conf").write_text(QEMU_CONF.format(memory=memory) + arrivals)
     (etc / "libvirtd.conf").write_text(
-        LIBVIRTD_CONF.format(sockets=sockets, host_uuid=uuid.uuid4(), log=log)
+        LIBVIRTD_CONF.format(
+            sockets=sockets, host_uuid=uuid.uuid4(), log=log, listens=int(migration is not None)
+        )
     )
 
 
-def start(sandbox: Sandbox, uri: str) -> Process:
+def start(sandbox: Sandbox, uri: str, listens: bool = False) -> Process:
     """Start libvirtd inside and wait until it answers at ``uri``.
 
+    :param listens: whether it takes TCP connections, as ``configure`` was told
     :raises LabError: with the end of its log, when it does not
     """
     log = sandbox.base / "log" / "libvirtd.out"
@@ -77,6 +87,7 @@ def start(sandbox: Sandbox, uri: str) -> Process:
         config,
         "-p",
         "/run/libvirt/libvirtd.pid",
+        *(["--listen"] if listens else []),
     ]
     daemon = process.start(command, log)
     daemon.save(sandbox.base / "libvirtd.json")

@@ -19,7 +19,8 @@ from typing import TypeAlias
 
 from labkit.errors import CommandFailed
 
-Words: TypeAlias = Sequence[str | os.PathLike[str]]
+Word: TypeAlias = str | os.PathLike[str]
+Words: TypeAlias = Sequence[Word]
 
 POLL_S = 0.02
 TERM_LIMIT_S = 10.0
@@ -163,11 +164,11 @@ def reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float) -> bool:
+def wait_until(condition: Callable[[], bool], limit_s: float, poll_s: float = POLL_S) -> bool:
     """Poll ``condition`` until it holds; False when ``limit_s`` went by."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return True

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import TypeAlias
 
 from labkit import process
 from labkit.errors import LabError
 from labkit.process import Process
 
 # The host's own directory (under its base) over the place that the program has compiled in.
-BOUND_DIRECTORIES = (
+Binds: TypeAlias = tuple[tuple[str, str], ...]
+BOUND_DIRECTORIES: Binds = (
     ("etc", "/etc/libvirt"),
     ("var", "/var/lib/libvirt"),
     ("log", "/var/log/libvirt"),
@@ -25,7 +27,7 @@ BOUND_DIRECTORIES = (
     ("swtpm-log", "/var/log/swtpm"),
     ("swtpm-localca", "/var/lib/swtpm-localca"),
 )
-BOUND_FILES = (
+BOUND_FILES: Binds = (
     ("swtpm-localca.conf", "/etc/swtpm-localca.conf"),
     ("swtpm-localca.options", "/etc/swtpm-localca.options"),
     ("swtpm_setup.conf", "/etc/swtpm_setup.conf"),
@@ -39,11 +41,17 @@ class Sandbox:
 
     :ivar base: the host's directory, which holds what is bound over and the holder's record
     :ivar marker: the tmpfs's name, unique to this host of this lab
+    :ivar further: directories to be bound over besides those that every host has
     """
 
     base: pathlib.Path
     marker: str
     hostname: str
+    further: Binds = ()
+
+    @property
+    def _directories(self) -> Binds:
+        return (*BOUND_DIRECTORIES, *self.further)
 
     @property
     def _record(self) -> pathlib.Path:
@@ -57,7 +65,7 @@ class Sandbox:
         """
         found = Process.load(self._record)
         if found is None or not found.alive:
-            raise LabError(f"host {self.hostname} is not up; tools/lab up starts it")
+            raise LabError(f"host {self.hostname} is not up; tools/lab --help says what starts it")
         return found
 
     def enter(self) -> list[str]:
@@ -66,7 +74,7 @@ class Sandbox:
 
     def create(self) -> None:
         """Make the namespaces and the mounts inside."""
-        for name, target in BOUND_DIRECTORIES:
+        for name, target in self._directories:
             (self.base / name).mkdir(parents=True, exist_ok=True)
             pathlib.Path(target).mkdir(parents=True, exist_ok=True)
         for name, target in BOUND_FILES:
@@ -95,7 +103,7 @@ class Sandbox:
         return (self.base / "holder.log").read_text()[-500:].strip()
 
     def _mount_script(self) -> str:
-        binds = [*BOUND_DIRECTORIES, *BOUND_FILES]
+        binds = [*self._directories, *BOUND_FILES]
         return "\n".join(
             [
                 # First, so that whatever runs inside from now on is found by it.

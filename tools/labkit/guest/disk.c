@@ -25,7 +25,8 @@
 struct disk {
     char name[8];
     int file;
-    uint64_t blocks;
+    uint64_t first;        /* block under check: those before it are boot files */
+    uint64_t blocks;       /* under check */
     uint32_t *version;     /* of each block; 0: never written */
     uint64_t writes, bad;
     pthread_mutex_t lock;  /* a block and its version change together */
@@ -39,12 +40,17 @@ static uint64_t identity(const struct disk *disk, uint64_t block)
     return ((uint64_t)(disk - disks + 1) << 48) | block;
 }
 
+static off_t offset(const struct disk *disk, uint64_t block)
+{
+    return (off_t)((disk->first + block) * PAGE_BYTES);
+}
+
 static void write_block(struct disk *disk, uint64_t block)
 {
     pthread_mutex_lock(&disk->lock);
     uint32_t version = disk->version[block] + 1;
     pattern_fill((uint64_t *)disk->written, identity(disk, block), version);
-    if (pwrite(disk->file, disk->written, PAGE_BYTES, (off_t)(block * PAGE_BYTES)) == PAGE_BYTES) {
+    if (pwrite(disk->file, disk->written, PAGE_BYTES, offset(disk, block)) == PAGE_BYTES) {
         disk->version[block] = version;
         disk->writes++;
     } else {
@@ -74,7 +80,7 @@ static int check_block(struct disk *disk, uint64_t block)
     pthread_mutex_lock(&disk->lock);
     uint32_t version = disk->version[block];
     if (version) {
-        ssize_t count = pread(disk->file, disk->read, PAGE_BYTES, (off_t)(block * PAGE_BYTES));
+        ssize_t count = pread(disk->file, disk->read, PAGE_BYTES, offset(disk, block));
         result = count == PAGE_BYTES && pattern_matches((uint64_t *)disk->read, identity(disk, block), version);
         if (!result && disk->bad++ < BAD_SAID)
             say("BADBLOCK disk=%s block=%lu version=%u read=%zd errno=%d", disk->name, block, version, count,
@@ -111,7 +117,9 @@ static int open_disk(struct disk *disk, unsigned index)
     disk->file = open(path, O_RDWR | O_DIRECT);
     if (disk->file < 0)
         return 0;
+    disk->first = index == 0 ? (uint64_t)options.boot_mib * (1 << 20) / PAGE_BYTES : 0;
     disk->blocks = (uint64_t)lseek(disk->file, 0, SEEK_END) / PAGE_BYTES;
+    disk->blocks = disk->blocks > disk->first ? disk->blocks - disk->first : 0;
     if (disk->blocks > BLOCKS_MOST)
         disk->blocks = BLOCKS_MOST;
     disk->version = calloc(disk->blocks, sizeof *disk->version);
@@ -128,7 +136,9 @@ unsigned disk_start(void)
 {
     unsigned found = 0;
 
-    for (unsigned i = 0; i < DISKS && open_disk(&disks[i], i); i++) {
+    for (unsigned i = 0; i < DISKS; i++) {
+        if (!open_disk(&disks[i], i)) /* not there, or read-only: a config drive */
+            continue;
         start_thread(write_disk, &disks[i]);
         start_thread(check_disk, &disks[i]);
         found++;

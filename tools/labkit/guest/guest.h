@@ -18,6 +18,9 @@ struct options {
     uint64_t pages;        /* np=: pages under check; 0: half of the memory */
     unsigned page_rate;    /* rate=: pages changed in a second */
     unsigned disk_rate;    /* diskrate=: blocks written in a second, for each disk */
+    unsigned rest;         /* rest=: how much longer than it checks memory the checker then sleeps */
+    unsigned boot_mib;     /* bootmib=: the first of the first disk, where its boot files are, are left alone */
+    int dhcp;              /* dhcp=1: each interface asks for an address */
 };
 extern struct options options;
 
@@ -41,6 +44,10 @@ void sha256(const uint8_t *data, size_t count, uint8_t digest[32]);
 uint64_t memory_start(void);         /* pages under check */
 unsigned disk_start(void);           /* disks found */
 unsigned nic_report(int sequence);   /* network interfaces found */
+void nic_follow(void);               /* looks for interfaces that came, went or were changed: each asks for an address */
+void dhcp_begin_look(void);
+void dhcp_look(const char *interface, const char *mac, int carrier);
+void dhcp_end_look(void);            /* those that were not looked at since the look began are gone */
 int tpm_start(void);                 /* 1 when there is a TPM */
 int genid_report(int always);        /* 1 when there is a generation id; says it when it has changed, or always */
 

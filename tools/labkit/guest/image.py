@@ -1,6 +1,7 @@
 """The guest's boot image: Debian's own kernel and an initramfs of one program and the modules that it needs.
 
-The kernel package is downloaded and unpacked, never installed. The result is cached by what went into it.
+A guest that shall ask for addresses by DHCP has busybox in it too. The kernel package is downloaded and unpacked, never
+installed. The result is cached by what went into it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ SOURCES = pathlib.Path(__file__).resolve().parent
 # The kernel for virtual machines: small, with the TPM and packet sockets built in.
 META_PACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng")
+# A switch in user space hands on what the guest's driver sent: a checksum left to hardware would be left to nobody.
+PARAMETERS = {"virtio_net": "csum=0 gso=0"}
+BUSYBOX = pathlib.Path("/bin/busybox")
 COMPILE = ("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread")
 
 
@@ -33,20 +37,22 @@ class BootImage:
     initramfs: pathlib.Path
 
 
-def build(cache: pathlib.Path) -> BootImage:
+def build(cache: pathlib.Path, dhcp: bool = False) -> BootImage:
     """Make the boot image in ``cache``, or take it from there when nothing it is made of has changed.
 
+    :param dhcp: with a client for it
     :raises LabError: when the kernel package cannot be had or the program does not compile
     """
     cache.mkdir(parents=True, exist_ok=True)
+    kind = "dhcp-initramfs" if dhcp else "initramfs"
     with (cache / "guest.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         unpacked = _kernel(cache)
-        initramfs = cache / f"initramfs-{_sources_hash(unpacked.name)}.gz"
+        initramfs = cache / f"{kind}-{_sources_hash(unpacked.name)}.gz"
         if not initramfs.exists():
-            for outdated in cache.glob("initramfs-*.gz"):
+            for outdated in cache.glob(f"{kind}-*.gz"):
                 outdated.unlink()
-            _make_initramfs(unpacked, initramfs)
+            _make_initramfs(unpacked, initramfs, dhcp)
         kernel = next(unpacked.glob("boot/vmlinuz-*"))
         return BootImage(kernel, initramfs)
 
@@ -54,7 +60,7 @@ def build(cache: pathlib.Path) -> BootImage:
 def _sources_hash(kernel_name: str) -> str:
     """Of the program's sources, of this file, and of the kernel's name."""
     digest = hashlib.sha256(kernel_name.encode())
-    for path in sorted([*SOURCES.glob("*.[ch]"), pathlib.Path(__file__)]):
+    for path in sorted([*SOURCES.glob("*.[ch]"), SOURCES / "dhcp", pathlib.Path(__file__)]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -116,16 +122,28 @@ def _module_files(unpacked: pathlib.Path) -> list[pathlib.Path]:
     return list(files)
 
 
-def _make_initramfs(unpacked: pathlib.Path, target: pathlib.Path) -> None:
+def _module_line(path: pathlib.Path) -> str:
+    """As the guest's program reads it: the file and its parameters."""
+    parameters = PARAMETERS.get(path.name.removesuffix(".ko"))
+    return f"{path.name} {parameters}\n" if parameters else f"{path.name}\n"
+
+
+def _make_initramfs(unpacked: pathlib.Path, target: pathlib.Path, dhcp: bool) -> None:
+    if dhcp and not BUSYBOX.exists():
+        raise LabError(f"{BUSYBOX} is missing; it comes with Debian's package busybox-static")
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         tree = pathlib.Path(name)
         for directory in ("dev", "proc", "sys", "modules"):
             (tree / directory).mkdir()
         process.run([*COMPILE, "-o", tree / "init", *sorted(SOURCES.glob("*.c"))])
+        if dhcp:
+            shutil.copy(BUSYBOX, tree / "busybox")
+            shutil.copy(SOURCES / "dhcp", tree / "dhcp")
+            (tree / "dhcp").chmod(0o755)
         modules = _module_files(unpacked)
         for path in modules:
             shutil.copyfile(path, tree / "modules" / path.name)
-        (tree / "modules/list").write_text("".join(f"{path.name}\n" for path in modules))
+        (tree / "modules/list").write_text("".join(map(_module_line, modules)))
         # A directory must come before what is in it.
         entries = "\n".join(sorted(str(path.relative_to(tree)) for path in tree.rglob("*"))) + "\n"
         packed = subprocess.run(

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-struct options options = { .pages = 0, .page_rate = 2000, .disk_rate = 50 };
+struct options options = { .pages = 0, .page_rate = 2000, .disk_rate = 50, .rest = 4 };
 
 static unsigned long option(const char *line, const char *name, unsigned long otherwise)
 {
@@ -33,11 +33,14 @@ static void read_options(void)
     options.pages = option(line, "np=", options.pages);
     options.page_rate = (unsigned)option(line, "rate=", options.page_rate);
     options.disk_rate = (unsigned)option(line, "diskrate=", options.disk_rate);
+    options.rest = (unsigned)option(line, "rest=", options.rest);
+    options.boot_mib = (unsigned)option(line, "bootmib=", options.boot_mib);
+    options.dhcp = (int)option(line, "dhcp=", 0);
     if (options.disk_rate == 0)
         options.disk_rate = 1;
 }
 
-/* /modules/list names them in the order in which they need each other. */
+/* /modules/list names them in the order in which they need each other, each with its parameters. */
 static void load_modules(void)
 {
     static char list[4096];
@@ -45,10 +48,12 @@ static void load_modules(void)
 
     list[count > 0 ? count : 0] = '\0';
     for (char *name = strtok(list, "\n"); name; name = strtok(NULL, "\n")) {
-        char path[128];
+        char path[128], *parameters = strchr(name, ' ');
+        if (parameters)
+            *parameters++ = '\0';
         snprintf(path, sizeof path, "/modules/%s", name);
         int file = open(path, O_RDONLY | O_CLOEXEC);
-        if (file < 0 || syscall(SYS_finit_module, file, "", 0) != 0)
+        if (file < 0 || syscall(SYS_finit_module, file, parameters ? parameters : "", 0) != 0)
             say("ERROR what=module name=%s errno=%d", name, errno);
         if (file >= 0)
             close(file);
@@ -69,6 +74,15 @@ static void wait_for_devices(void)
     sleep_s(0.3);
 }
 
+/* A second, while interfaces that are changed are found at once. */
+static void wait_a_second(void)
+{
+    for (int part = 0; part < 5; part++) {
+        nic_follow();
+        sleep_s(0.2);
+    }
+}
+
 int main(void)
 {
     mount("proc", "/proc", "proc", 0, NULL);
@@ -86,7 +100,7 @@ int main(void)
     int genid = genid_report(1);
     say("READY up=%.2f pages=%lu disks=%u nics=%u tpm=%d genid=%d", now_s(), pages, disks, nics, tpm, genid);
     for (int sequence = 1;; sequence++) {
-        sleep_s(1.0);
+        wait_a_second();
         nic_report(sequence);
         genid_report(sequence % 5 == 0);
     }

@@ -62,7 +62,7 @@ static void check_page(uint64_t index)
         say("BADPAGE index=%lu version=%u first=%016lx", index, expected, *page(index));
 }
 
-/* Check without end, on a fifth of a processor: guests and clones share the few that a lab has with everything that makes them. */
+/* Check without end, on a fifth of a processor unless told otherwise: guests and clones share the few that a lab has with everything that makes them. */
 static void *verify(void *unused)
 {
     (void)unused;
@@ -71,7 +71,7 @@ static void *verify(void *unused)
         for (uint64_t index = 0; index < pages; index++) {
             check_page(index);
             if (index % 256 == 255) {
-                sleep_s(4 * (now_s() - begin));
+                sleep_s(options.rest * (now_s() - begin));
                 begin = now_s();
             }
         }

@@ -1,7 +1,7 @@
 /* Network interfaces: who they are, whether the cable is in, and a small frame each second so that a capture shows who speaks.
  *
- * NIC: name=, mac=, carrier= 1 or 0, sent= frames that the kernel took since boot. An interface that was changed while running is
- * found by its new name.
+ * NIC: name=, mac=, carrier= 1 or 0, sent= frames that the kernel took since boot, ip= its address or "none". An interface that was
+ * changed while running is found by its new name.
  */
 #include "guest.h"
 
@@ -66,7 +66,22 @@ static void send_frame(const char *interface, const char *mac, int sequence)
     close(raw);
 }
 
-unsigned nic_report(int sequence)
+static void read_address(const char *interface, char *out, size_t limit)
+{
+    struct ifreq request = { .ifr_addr.sa_family = AF_INET };
+    int control = socket(AF_INET, SOCK_DGRAM, 0);
+
+    snprintf(out, limit, "none");
+    if (control < 0)
+        return;
+    snprintf(request.ifr_name, IFNAMSIZ, "%.*s", IFNAMSIZ - 1, interface);
+    if (ioctl(control, SIOCGIFADDR, &request) == 0)
+        inet_ntop(AF_INET, &((struct sockaddr_in *)&request.ifr_addr)->sin_addr, out, (socklen_t)limit);
+    close(control);
+}
+
+/* Every interface but the loopback, as its name, MAC and carrier. */
+static unsigned each_interface(void (*visit)(const char *interface, const char *mac, int carrier))
 {
     DIR *directory = opendir("/sys/class/net");
     struct dirent *entry;
@@ -79,11 +94,34 @@ unsigned nic_report(int sequence)
         bring_up(entry->d_name);
         read_word(entry->d_name, "address", mac, sizeof mac);
         read_word(entry->d_name, "carrier", carrier, sizeof carrier);
-        send_frame(entry->d_name, mac, sequence);
-        say("NIC name=%s mac=%s carrier=%s sent=%lu", entry->d_name, mac, carrier[0] ? carrier : "0", sent);
+        visit(entry->d_name, mac, carrier[0] == '1');
         found++;
     }
     if (directory)
         closedir(directory);
     return found;
+}
+
+static int reported;
+
+static void report(const char *interface, const char *mac, int carrier)
+{
+    char address[INET_ADDRSTRLEN];
+
+    read_address(interface, address, sizeof address);
+    send_frame(interface, mac, reported);
+    say("NIC name=%s mac=%s carrier=%d sent=%lu ip=%s", interface, mac, carrier, sent, address);
+}
+
+unsigned nic_report(int sequence)
+{
+    reported = sequence;
+    return each_interface(report);
+}
+
+void nic_follow(void)
+{
+    dhcp_begin_look();
+    each_interface(dhcp_look);
+    dhcp_end_look();
 }

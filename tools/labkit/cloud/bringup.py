@@ -1,0 +1,264 @@
+"""From nothing to a cloud: the steps, and what each needs."""
+
+from __future__ import annotations
+
+import pathlib
+from functools import partial
+from typing import TYPE_CHECKING
+
+from openstack.connection import Connection
+
+from labkit import hardware_tpm, process
+from labkit.cloud import (
+    barbican,
+    clients,
+    compute,
+    database,
+    glance,
+    identity,
+    keystone,
+    messaging,
+    network,
+    neutron,
+    nova,
+    placement,
+    resources,
+    settings,
+    steps,
+    switch,
+    trusted,
+)
+from labkit.cloud.nodes import CloudNode, Compute, Control
+from labkit.cloud.steps import Step
+from labkit.errors import LabError
+from labkit.guest import bootdisk
+from labkit.lab import Report
+
+if TYPE_CHECKING:
+    from labkit.cloud.cloud import Cloud
+
+# More than there are processors: much of a start is waiting.
+WORKERS = 6
+AGENTS_LIMIT_S = 120.0
+POLL_S = 0.5
+
+
+def run(cloud: Cloud, report: Report) -> None:
+    """Do all of it."""
+    vendor = hardware_tpm.make_vendor(cloud.paths.vendor_ca)
+    plan = [
+        *_ground(cloud, vendor),
+        *_services(cloud.control),
+        *_nova(cloud),
+        *_neutron(cloud),
+        *_computes(cloud),
+        *_resources(cloud),
+    ]
+    steps.run(plan, report, WORKERS)
+
+
+def _ground(cloud: Cloud, vendor: pathlib.Path) -> list[Step]:
+    """Namespaces, TPMs, libvirt, the database server and the broker."""
+    hosts = [
+        Step(host.name, partial(_host, cloud.control, host, vendor), ("control",))
+        for host in cloud.computes
+    ]
+    return [
+        Step("control", partial(_control, cloud), (), "control: namespaces, networks"),
+        Step("database", partial(_database, cloud.control), ("control",), "MariaDB"),
+        Step("broker", partial(_broker, cloud.control), ("control",), "RabbitMQ, memcached"),
+        *hosts,
+        Step(
+            "host-tpms",
+            _nothing,
+            tuple(host.name for host in hosts),
+            "host-a, host-b: TPM, libvirtd",
+        ),
+    ]
+
+
+def _nothing() -> None:
+    """A step that only waits for others."""
+
+
+def _control(cloud: Cloud) -> None:
+    control = cloud.control
+    control.up()
+    network.make_bridges(control)
+    for configure in (
+        messaging.configure,
+        keystone.configure,
+        placement.configure,
+        glance.configure,
+        barbican.configure,
+        neutron.configure_server,
+        neutron.configure_agents,
+        trusted.configure_conductor,
+        clients.write_clouds,
+    ):
+        configure(control)
+    nova.configure(control, nova.NOVA_ROUTER if cloud.plain else trusted.ROUTER)
+
+
+def _database(control: Control) -> None:
+    database.install(control)
+    database.service(control).start()
+    database.create(control)
+
+
+def _broker(control: Control) -> None:
+    messaging.memcached(control).start()
+    messaging.rabbitmq(control).start()
+
+
+def _host(control: Control, host: Compute, vendor: pathlib.Path) -> None:
+    host.up(vendor)
+    network.connect(control, host)
+    neutron.configure_agents(host)
+
+
+def _services(control: Control) -> list[Step]:
+    """Keystone, and what needs nothing but it."""
+    made = [Step("keystone", partial(_keystone, control), ("database", "broker"), "Keystone")]
+    for part in (placement, glance, barbican):
+        name = part.__name__.rpartition(".")[2]
+        made += [
+            Step(f"{name}-tables", partial(part.make_database, control), ("database",)),
+            Step(
+                name,
+                part.service(control).start,
+                ("identity", f"{name}-tables"),
+                name.capitalize(),
+            ),
+        ]
+    return made
+
+
+def _keystone(control: Control) -> None:
+    keystone.make_database(control)
+    keystone.service(control).start()
+
+
+def _nova(cloud: Cloud) -> list[Step]:
+    """Identity is among them as it is made by openstacksdk, through a connection of the cloud's."""
+    control = cloud.control
+    conductor, scheduler, api = nova.services(control)
+    made = [
+        Step("identity", partial(cloud.ask, identity.set_up), ("keystone",), "users, endpoints"),
+        Step("nova-tables", partial(nova.make_database, control), ("database",)),
+        Step("nova-conductor", conductor.start, ("nova-tables", "broker")),
+        Step("nova-scheduler", scheduler.start, ("nova-tables", "broker", "identity")),
+        Step("nova-api", api.start, ("nova-tables", "broker", "identity"), "Nova"),
+    ]
+    if not cloud.plain:
+        made += [
+            Step("trusted-tables", partial(trusted.make_database, control), ("database",)),
+            Step("enrolment", partial(_enrol, cloud), ("host-tpms",), "both hosts enrolled"),
+            Step(
+                "trusted-conductor",
+                trusted.conductor(control).start,
+                ("trusted-tables", "nova-tables", "broker", "enrolment"),
+                "the conductor of clones",
+            ),
+        ]
+    return made
+
+
+def _enrol(cloud: Cloud) -> None:
+    trusted.enrol(cloud)
+
+
+def _neutron(cloud: Cloud) -> list[Step]:
+    control = cloud.control
+    rpc, api, periodic = neutron.server_services(control)
+    made = [
+        Step("neutron-tables", partial(neutron.make_database, control), ("database",)),
+        Step("neutron-rpc", rpc.start, ("neutron-tables", "broker", "identity")),
+        Step("neutron", api.start, ("neutron-tables", "broker", "identity"), "Neutron"),
+        Step("neutron-periodic", periodic.start, ("neutron",)),
+    ]
+    for node in cloud.cloud_nodes:
+        made.append(Step(f"switch-{node.name}", partial(switch.up, node), (node.name,)))
+        # An agent that begins before its server answers waits a minute for the lost call.
+        needs = (f"switch-{node.name}", "neutron-rpc", "neutron")
+        made.append(Step(f"agents-{node.name}", partial(_start_agents, node), needs))
+    return made
+
+
+def _start_agents(node: CloudNode) -> None:
+    for agent in neutron.agent_services(node):
+        agent.start()
+
+
+def _computes(cloud: Cloud) -> list[Step]:
+    needs = ["identity", "placement", "lan", "nova-conductor"]
+    needs += [] if cloud.plain else ["enrolment", "trusted-conductor"]
+    return [
+        Step(
+            f"compute-{host.name}",
+            partial(_start_compute, host, cloud.plain),
+            (host.name, f"switch-{host.name}", *needs),
+        )
+        for host in cloud.computes
+    ]
+
+
+def _start_compute(host: Compute, plain: bool) -> None:
+    compute.configure(host, *([] if plain else [trusted.compute_options(host)]))
+    switch.watch(host).start()
+    compute.service(host).start()
+
+
+def _resources(cloud: Cloud) -> list[Step]:
+    computes = [f"compute-{host.name}" for host in cloud.computes]
+    agents = [f"agents-{node.name}" for node in cloud.cloud_nodes]
+    made = [
+        Step("image", partial(_upload_image, cloud), ("glance",), "image"),
+        Step("flavors", partial(cloud.ask, resources.make_flavors), ("nova-api",)),
+        # Neutron's first request sets it up, and another at that moment is answered wrongly: this one is asked alone.
+        Step("lan", partial(cloud.ask, resources.make_network), ("neutron",)),
+        Step(
+            "hosts-known",
+            partial(_wait_for_hosts, cloud),
+            ("nova-api", *computes, *agents),
+            "both hosts and all agents are known",
+        ),
+    ]
+    for tenant in settings.TENANTS:
+        work = partial(cloud.ask, resources.allow_ping, user=tenant)
+        made.append(Step(f"groups-{tenant}", work, ("lan",)))
+    return made
+
+
+def _upload_image(cloud: Cloud) -> None:
+    disk = bootdisk.build(cloud.paths.cache)
+    cloud.ask(lambda admin: resources.upload_image(admin, disk))
+
+
+def _wait_for_hosts(cloud: Cloud) -> None:
+    """Until the scheduler can place servers on both hosts and every agent has told of itself.
+
+    :raises LabError: naming what is missing
+    """
+    missing: list[str] = []
+
+    def complete(admin: Connection) -> bool:
+        missing[:] = _missing(cloud, admin)
+        return not missing
+
+    found = cloud.ask(
+        lambda admin: process.wait_until(lambda: complete(admin), AGENTS_LIMIT_S, POLL_S)
+    )
+    if not found:
+        raise LabError(f"not there after {AGENTS_LIMIT_S:g} s: {', '.join(missing)}")
+
+
+def _missing(cloud: Cloud, admin: Connection) -> list[str]:
+    hypervisors = {one.name for one in admin.compute.hypervisors()}
+    agents = {(one.agent_type, one.host) for one in admin.network.agents() if one.is_alive}
+    wanted = {("Open vSwitch agent", node.name) for node in cloud.nodes}
+    wanted.add(("DHCP agent", cloud.control.name))
+    return [
+        *(f"hypervisor {host.name}" for host in cloud.hosts if host.name not in hypervisors),
+        *(f"{kind} on {name}" for kind, name in sorted(wanted - agents)),
+    ]

@@ -1,0 +1,54 @@
+"""How people and tests speak to the cloud: a clouds.yaml, an environment, a connection of openstacksdk's."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+from openstack.config import OpenStackConfig
+from openstack.connection import Connection
+
+from labkit.cloud import settings
+from labkit.cloud.nodes import Control
+from labkit.cloud.service import base_environment
+
+
+def clouds_file(control: Control) -> pathlib.Path:
+    """Where ``write_clouds`` puts it."""
+    return control.conf / "clouds.yaml"
+
+
+def write_clouds(control: Control) -> None:
+    """Write a clouds.yaml (all JSON is YAML) with a cloud for the administrator and one for each tenant."""
+    clouds = {user: _cloud(user) for user in (settings.ADMIN, *settings.TENANTS)}
+    clouds_file(control).write_text(json.dumps({"clouds": clouds}, indent=2))
+
+
+def _cloud(user: str) -> dict[str, object]:
+    return {
+        "auth": {
+            "auth_url": settings.AUTH_URL,
+            "username": user,
+            "password": settings.PASSWORD,
+            "project_name": user,
+            "user_domain_id": "default",
+            "project_domain_id": "default",
+        },
+        "region_name": settings.REGION,
+        "identity_api_version": "3",
+    }
+
+
+def environment(control: Control, user: str = settings.ADMIN) -> dict[str, str]:
+    """For a shell on the control node in which ``openstack`` works."""
+    return {
+        **base_environment(control),
+        "OS_CLIENT_CONFIG_FILE": str(clouds_file(control)),
+        "OS_CLOUD": user,
+    }
+
+
+def connect(control: Control, user: str = settings.ADMIN) -> Connection:
+    """A connection as ``user``; to be made and used by a thread in the control node's network namespace (``netns``)."""
+    files = OpenStackConfig(config_files=[str(clouds_file(control))], load_envvars=False)
+    return Connection(config=files.get_one(user))

@@ -1,0 +1,85 @@
+"""nova-compute on a host."""
+
+from __future__ import annotations
+
+import pathlib
+
+from labkit.cloud import ini, nova, settings, switch
+from labkit.cloud.nodes import Compute
+from labkit.cloud.service import Service
+from labkit.process import Word
+
+PLAIN_DRIVER = "libvirt.LibvirtDriver"
+# Each is a helper process of its own, started as root already.
+PRIVILEGED = (
+    "nova_sys_admin",
+    "vif_plug_ovs_privileged",
+    "vif_plug_linux_bridge_privileged",
+    "privsep_osbrick",
+)
+
+
+def config_file(host: Compute) -> pathlib.Path:
+    """What nova-compute reads."""
+    return nova.directory(host) / "nova-compute.conf"
+
+
+def configure(host: Compute, *further: ini.Sections) -> None:
+    """Write the configuration; it knows no database.
+
+    :param further: sections that another driver wants
+    """
+    path = config_file(host)
+    for name in ("lock", "instances"):
+        (host.nova_files / name).mkdir(exist_ok=True)
+    helper = f"{settings.BIN / 'privsep-helper'} --config-file {path}"
+    privileged = {name: {"helper_command": helper} for name in PRIVILEGED}
+    ini.write(path, nova.common(host), _compute(host), privileged, *further)
+
+
+def _compute(host: Compute) -> ini.Sections:
+    return {
+        "DEFAULT": {
+            "host": host.name,
+            "compute_driver": PLAIN_DRIVER,
+            "force_raw_images": True,
+            "vif_plugging_timeout": 60,
+            "vif_plugging_is_fatal": True,
+            "resume_guests_state_on_host_boot": False,
+            # Three nodes share one machine: each is told that it has more than there is.
+            "reserved_host_memory_mb": 256,
+            "ram_allocation_ratio": 2,
+            "cpu_allocation_ratio": 16,
+            "graceful_shutdown_timeout": 5,
+            "manager_shutdown_timeout": 3,
+        },
+        "compute": {"live_migration_wait_for_vif_plug": False},
+        "libvirt": {
+            "connection_uri": host.uri,
+            "virt_type": "qemu",
+            "cpu_mode": "none",
+            "hw_machine_type": "x86_64=q35",
+            "images_type": "qcow2",
+            "live_migration_scheme": "tcp",
+            "live_migration_inbound_addr": host.address,
+            "swtpm_enabled": True,
+            "swtpm_user": "root",
+            "swtpm_group": "root",
+        },
+        "vnc": {
+            "enabled": True,
+            "server_listen": "0.0.0.0",
+            "server_proxyclient_address": host.address,
+        },
+        "os_vif_ovs": {"ovsdb_connection": switch.CONNECTION},
+    }
+
+
+def service(host: Compute) -> Service:
+    """The program."""
+    command: tuple[Word, ...] = (
+        settings.BIN / "nova-compute",
+        "--config-file",
+        config_file(host),
+    )
+    return Service(f"nova-compute-{host.name}", host, command)

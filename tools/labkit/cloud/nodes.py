@@ -1,0 +1,87 @@
+"""The cloud's nodes: one for control, two that run servers."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from labkit.host import Host
+from labkit.node import Node
+from labkit.sandbox import Binds
+
+# Open vSwitch, and libvirt when it asks Open vSwitch, have these places compiled in.
+SWITCH_BINDS: Binds = (
+    ("ovs-run", "/run/openvswitch"),
+    ("ovs-etc", "/etc/openvswitch"),
+    ("ovs-log", "/var/log/openvswitch"),
+)
+
+
+class CloudNode(Node):
+    """What all three have: a place for configuration, one for Nova's files, a switch."""
+
+    @property
+    def conf(self) -> pathlib.Path:
+        """Configuration files, one directory a service."""
+        return self.base / "conf"
+
+    @property
+    def data(self) -> pathlib.Path:
+        """What services keep."""
+        return self.base / "data"
+
+    @property
+    def records(self) -> pathlib.Path:
+        """Which processes are the node's services."""
+        return self.base / "run"
+
+    @property
+    def nova(self) -> pathlib.Path:
+        """Nova's ``state_path``: one path for all nodes, as live migration wants it, with each node's own directory there."""
+        return self.paths.run / "nova"
+
+    @property
+    def nova_files(self) -> pathlib.Path:
+        """The same directory, seen from outside."""
+        return self.base / "nova"
+
+    @property
+    def binds(self) -> Binds:
+        """Those of the switch, and Nova's."""
+        return (*SWITCH_BINDS, ("nova", str(self.nova)))
+
+
+class Control(CloudNode):
+    """The node with the APIs."""
+
+    @property
+    def binds(self) -> Binds:
+        """The DHCP agent names its network namespaces there: they must show on no other node."""
+        return (*super().binds, ("netns", "/run/netns"))
+
+    def up(self) -> None:
+        """Make the node's directories and namespaces."""
+        for directory in (self.base, self.run_dir):
+            directory.mkdir(mode=0o700, parents=True)
+        for directory in (self.conf, self.data, self.records):
+            directory.mkdir()
+        self._own_libvirt()
+        self.sandbox.create()
+
+    def _own_libvirt(self) -> None:
+        """Nothing of libvirt runs here; its places are the node's own all the same."""
+        for name in ("swtpm-localca.conf", "swtpm-localca.options", "swtpm_setup.conf"):
+            (self.base / name).touch()
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute(CloudNode, Host):
+    """A host of the lab that runs nova-compute."""
+
+    migrates: bool = True
+
+    def up(self, vendor_config: pathlib.Path) -> None:
+        """As any host, with the places of a node of the cloud."""
+        super().up(vendor_config)
+        for directory in (self.conf, self.data, self.records):
+            directory.mkdir()

@@ -1,0 +1,87 @@
+"""Open vSwitch in a node, wholly in user space: no kernel module is needed.
+
+``br-data`` is connected to the data network; Neutron's agent makes ``br-int`` and what joins them.
+
+A switch in user space turns its ports promiscuous by reading an interface's flags and writing them back. When libvirt sets a
+guest's new interface up in between, it is down again, and the guest without a network. The kernel's switch knows no such race;
+here a watch on each host sets such interfaces up.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from labkit.cloud.network import DATA_LINK
+from labkit.cloud.nodes import CloudNode
+from labkit.cloud.service import Service
+from labkit.errors import CommandFailed
+from labkit.node import Node
+
+SOCKET = "/run/openvswitch/db.sock"
+CONNECTION = f"unix:{SOCKET}"
+SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+DATABASE = "/etc/openvswitch/conf.db"
+DATAPATH = "netdev"
+INTEGRATION = "br-int"
+DATA_BRIDGE = "br-data"
+WATCH = """\
+ip -o monitor link | while read -r _number name flags _rest; do
+    case "$name $flags" in
+    *,UP,* | *,UP\\>*) ;;
+    tap*) ip link set "${name%%[:@]*}" up ;;
+    esac
+done
+"""
+
+
+def services(node: CloudNode) -> tuple[Service, Service]:
+    """Its database, then the switch itself."""
+    # Not the daemons' own --detach: the record must hold the pid of the one that stays.
+    database = (
+        "ovsdb-server",
+        DATABASE,
+        f"--remote=punix:{SOCKET}",
+        "--no-chdir",
+        "-vconsole:warn",
+    )
+    switch = ("ovs-vswitchd", CONNECTION, "--no-chdir", "--pidfile", "-vconsole:warn")
+    return (
+        Service(
+            f"ovsdb-{node.name}", node, database, functools.partial(_answers, node, "list-dbs")
+        ),
+        Service(f"ovs-vswitchd-{node.name}", node, switch, functools.partial(_switches, node)),
+    )
+
+
+def watch(node: CloudNode) -> Service:
+    """What sets guests' interfaces up again."""
+    return Service(f"tap-watch-{node.name}", node, ("bash", "-c", WATCH))
+
+
+def _answers(node: Node, question: str) -> bool:
+    return _succeeds(node, ["ovsdb-client", question, CONNECTION])
+
+
+def _switches(node: Node) -> bool:
+    return _succeeds(node, ["ovs-appctl", "-t", "ovs-vswitchd", "version"])
+
+
+def _succeeds(node: Node, command: list[str]) -> bool:
+    try:
+        node.run(command, limit_s=10)
+    except CommandFailed:
+        return False
+    return True
+
+
+def up(node: CloudNode) -> None:
+    """Start both, and connect the node's cable."""
+    database, switch = services(node)
+    node.run(["ovsdb-tool", "create", DATABASE, SCHEMA])
+    database.start()
+    node.run(["ovs-vsctl", "--no-wait", "init"])
+    switch.start()
+    for bridge in (INTEGRATION, DATA_BRIDGE):
+        command = ["ovs-vsctl", "--may-exist", "add-br", bridge, "--", "set", "bridge", bridge]
+        node.run([*command, f"datapath_type={DATAPATH}"])
+    node.run(["ovs-vsctl", "--may-exist", "add-port", DATA_BRIDGE, DATA_LINK])

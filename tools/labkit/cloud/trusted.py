@@ -1,0 +1,92 @@
+"""What makes the cloud's Nova clone: hosts that are enrolled, the driver and the API of this project, its conductor."""
+
+from __future__ import annotations
+
+import pathlib
+
+from labkit.cloud import database, ini, nova, settings
+from labkit.cloud.nodes import Compute, Control
+from labkit.cloud.service import Service
+from labkit.lab import Lab
+from labkit.operator import Operator
+from labkit.process import Word
+
+DRIVER = "trusted_clone.LibvirtDriver"
+ROUTER = "nova_trusted_clone.api.router:TrustedCloneRouter.factory"
+DATABASE = "trusted_clone"
+# A host that went away is given up soon, as tests wait for it.
+LIMITS = {"message_timeout_s": 10, "network_limit_s": 20}
+
+
+def enrol(lab: Lab) -> Operator:
+    """Make the operator's authority, certify both hosts, and take what they booted as good."""
+    operator = Operator(lab)
+    for host in lab.hosts:
+        operator.enrol(host)
+        operator.learn(host)
+    return operator
+
+
+def _operator_files(lab_hosts: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    """The operator's directory, the roots, the policy."""
+    place = lab_hosts / "operator"
+    return place, place / "anchors.pem", place / "policy.json"
+
+
+def compute_options(host: Compute) -> ini.Sections:
+    """For nova-compute: our driver, and who the host is."""
+    _, anchors, policy = _operator_files(host.paths.hosts)
+    return {
+        "DEFAULT": {"compute_driver": DRIVER},
+        "trusted_clone": {
+            "host_id": host.name,
+            "identity_path": host.identity,
+            "anchors_file": anchors,
+            "policy_file": policy,
+            "tpm": host.tpm,
+            "event_log": host.event_log,
+            "state_path": host.state_path,
+            "libvirt_uri": host.uri,
+            "memory_backing_dir": host.memory_backing_dir,
+            "listen_address": host.address,
+            **LIMITS,
+        },
+    }
+
+
+def conductor_file(control: Control) -> pathlib.Path:
+    """What the conductor of clones reads besides nova.conf."""
+    return control.conf / "trusted-clone" / "conductor.conf"
+
+
+def configure_conductor(control: Control) -> None:
+    """Write it: the database, the key that signs orders, what evidence is checked against."""
+    place, anchors, policy = _operator_files(control.paths.hosts)
+    ini.write(
+        conductor_file(control),
+        {
+            "DEFAULT": {"host": control.name},
+            "trusted_clone_database": {"connection": settings.database_url(DATABASE)},
+            "trusted_clone_conductor": {
+                "signer_path": place,
+                "anchors_file": anchors,
+                "policy_file": policy,
+            },
+        },
+    )
+
+
+def _conductor_words(control: Control) -> tuple[Word, ...]:
+    return (*nova.config_file(control), "--config-file", conductor_file(control))
+
+
+def make_database(control: Control) -> None:
+    """Its tables."""
+    manage = settings.BIN / "nova-trusted-clone-manage"
+    database.fill(control, [(manage, *_conductor_words(control), "db", "sync")])
+
+
+def conductor(control: Control) -> Service:
+    """The conductor of clones."""
+    program = settings.BIN / "nova-trusted-clone-conductor"
+    return Service("trusted-clone-conductor", control, (program, *_conductor_words(control)))

@@ -1,0 +1,59 @@
+"""Doing something inside another network namespace, from this process.
+
+A network namespace belongs to a thread (setns(2)), so a thread is made for it, or the calling one moves for good.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+CLONE_NEWNET = 0x40000000
+LISTENING = "0A"  # linux/tcp_states.h, as /proc/net/tcp shows it
+T = TypeVar("T")
+
+
+def enter(pid: int) -> None:
+    """Move the calling thread, and those that it will start, into the network namespace of ``pid``.
+
+    :raises OSError: when the kernel does not let it
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with pathlib.Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
+        if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"setns: {os.strerror(number)}")
+
+
+def call(pid: int, function: Callable[[], T]) -> T:
+    """What ``function`` returns or raises, run in the network namespace of ``pid``."""
+    results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            enter(pid)
+            results.put((function(), None))
+        except BaseException as error:  # noqa: BLE001  (raised again below, in the caller's thread)
+            results.put((None, error))
+
+    thread = threading.Thread(target=work, name=f"netns-{pid}", daemon=True)
+    thread.start()
+    result, error = results.get()
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether any program in the network namespace of ``pid`` takes TCP connections at ``port``."""
+    for table in ("tcp", "tcp6"):
+        for line in pathlib.Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
+                return True
+    return False
