@@ -1,0 +1,1 @@
+"""What comes in and what goes out, as JSON Schema; what is not named is refused."""
