@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import requests
@@ -55,20 +55,22 @@ class TrustedClones:
             )
         return made
 
-    def list(self, server_id: str) -> tuple[Clone, ...]:
-        """Return the records in which a server is the source or the clone, oldest first."""
+    def list(self, server_id: str, wanted: Collection[str] = ()) -> tuple[Clone, ...]:
+        """Return the records in which a server is the source or the clone, oldest first.
+
+        :param wanted: records to read no further than, once all of them were met; all unless given
+        """
         found: dict[str, Clone] = {}
         marker: str | None = None
         for _ in range(MOST_PAGES):
             query = {"marker": marker} if marker else {}
-            reply = self._page(server_id, query)
-            page, more = _parsed(replies.records, reply)
+            page, more = _parsed(replies.records, self._page(server_id, query))
             fresh = {clone.id: clone for clone in page if clone.id not in found}
             found |= fresh
-            if not more or not fresh:
+            if not more or not fresh or (wanted and found.keys() >= set(wanted)):
                 break
             marker = page[-1].id
-        return tuple(sorted(found.values(), key=lambda clone: clone.created_at))
+        return tuple(reversed(found.values()))  # the API's order is newest first
 
     def _page(self, server_id: str, query: dict[str, str]) -> bytes:
         try:

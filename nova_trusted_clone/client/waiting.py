@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from nova_trusted_clone.client import errors
@@ -28,8 +28,8 @@ _Value = TypeVar("_Value")
 class Reader(Protocol):
     """The part of :class:`~nova_trusted_clone.client.rest.TrustedClones` that is needed here."""
 
-    def list(self, server_id: str) -> tuple[Clone, ...]:
-        """Return the records of a server."""
+    def list(self, server_id: str, wanted: Collection[str] = ()) -> tuple[Clone, ...]:
+        """Return the records of a server, at least those wanted that there are."""
 
     def show(self, server_id: str, clone_id: str) -> Clone:
         """Return one record."""
@@ -163,9 +163,10 @@ class Wait:
     def _list(self) -> Mapping[str, Clone]:
         """The source's records; none if the source was deleted, which its clones may outlive."""
         try:
-            return {clone.id: clone for clone in self._reader.list(self._source_id)}
+            listed = self._reader.list(self._source_id, self._clones.keys())
         except errors.NotFound:
             return {}
+        return {clone.id: clone for clone in listed}
 
     def _show(self, clone: Clone) -> Clone | None:
         """The record by way of the clone's own server."""

@@ -21,7 +21,6 @@ PROJECT = "5f0c2f8ad2c94d5ab8e5e0a7a3a0f2c1"
 PHASES = ("scheduling", "claimed", "fetching", "provisional", "complete")
 TIME = "2026-11-24T21:00:{:02}Z"
 Reply = tuple[int, Any]
-_RECORD_FIELDS_OF_ADMINS = ("host", "source_host")
 
 
 @dataclasses.dataclass
@@ -40,10 +39,11 @@ class Fault:
 
 
 class Cloud:
-    """State and routes. Everything that was asked is in ``asked``."""
+    """State and routes. What was asked and answered is kept."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
+        self.answered: list[tuple[str, str, Any]] = []
         self.faults: list[Fault] = []
         self.tokens: set[str] = set()
         self.accepts_passwords = True
@@ -82,7 +82,7 @@ class Cloud:
             "vtpm": "new",
             "memory": "lazy",
             "nonce": "00" * 16,
-            "progress": None,
+            "progress": {},
             "pause_us": None,
             "attempts": [],
             "lineage": [],
@@ -123,6 +123,8 @@ class Cloud:
         if fault is not None:
             return _answer(start, fault.status, fault.body, fault.headers, fault.cut)
         status, reply, *headers = self._route(method, path, body, environ)
+        if status < 400:
+            self.answered.append((method, path, reply))
         return _answer(start, status, reply, headers)
 
     def _fault(self, method: str, path: str) -> Fault | None:
@@ -213,11 +215,14 @@ class Cloud:
         if server not in self.servers:
             return _missing(f"Instance {server}")
         rows = [r for r in self.records.values() if server in (r["server_id"], r["source_id"])]
+        rows.reverse()  # newest first
         marker = re.search(r"marker=([^&]*)", query)
         if marker:
             rows = rows[[row["id"] for row in rows].index(marker[1]) + 1 :]
         page, rest = rows[: self.page_size], rows[self.page_size :]
-        links = {"trusted_clones_links": [{"rel": "next", "href": "elsewhere"}]} if rest else {}
+        links = (
+            {"trusted_clones_links": [{"rel": "next", "href": "http://elsewhere/"}]} if rest else {}
+        )
         return 200, {"trusted_clones": page} | links
 
     def _show(self, server: str, clone: str, *, body: Any, query: str) -> Reply:
@@ -243,7 +248,8 @@ class Cloud:
         return 202, None
 
     def _versions(self, *, body: Any, query: str) -> Reply:
-        return (200, {"versions": []}) if self.offers_clones else _missing("/trusted-clone")
+        version = {"id": "v1.0", "status": "CURRENT", "updated": TIME.format("00"), "links": []}
+        return (200, {"versions": [version]}) if self.offers_clones else _missing("/trusted-clone")
 
     def _root(self, *, body: Any, query: str) -> Reply:
         return 200, {"version": _version("v2.1", f"{self.url}/compute/v2.1/")}
@@ -276,7 +282,7 @@ def _state(phase: str) -> dict[str, Any]:
             "pages_total": total >> 12,
             "bytes_verified": done,
             "bytes_total": total,
-            "rate_bytes_s": 12.5 * (1 << 20),
+            "rate_bytes_s": 25 << 19,
         }
     if phase == "failed":
         state |= {"reason": "host b: PCR 4 is not as it should be", "code": "trusted-clone.x"}

@@ -100,6 +100,14 @@ class TestRecords:
         rows = [cloud.record(source, cloud.server(f"c{n}")) for n in range(5)]
         assert [clone.id for clone in clones.list(source)] == [row["id"] for row in rows]
 
+    def test_no_page_more_than_what_is_wanted(self, cloud: Cloud, clones: TrustedClones):
+        source = cloud.server("web")
+        cloud.page_size = 2
+        rows = [cloud.record(source, cloud.server(f"c{n}")) for n in range(6)]
+        wanted = [rows[5]["id"], rows[3]["id"]]
+        assert [clone.name for clone in clones.list(source, wanted)] == ["c2", "c3", "c4", "c5"]
+        assert len(cloud.requests("GET", "/trusted-clones")) == 2
+
     def test_pages_that_repeat_themselves_end(self, cloud: Cloud, clones: TrustedClones):
         source = cloud.server("web")
         row = cloud.record(source, cloud.server("c"))

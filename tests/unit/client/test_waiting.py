@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pytest
 
@@ -59,7 +59,7 @@ class Rounds:
         self.shown: list[tuple[str, str]] = []
         self.by_server: dict[str, Clone] = {}
 
-    def list(self, server_id: str) -> tuple[Clone, ...]:
+    def list(self, server_id: str, wanted: Collection[str] = ()) -> tuple[Clone, ...]:
         assert server_id == SOURCE
         now = self._rounds.pop(0) if len(self._rounds) > 1 else self._rounds[0]
         if isinstance(now, errors.ClientError):
