@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import libvirt
 
@@ -13,6 +14,9 @@ from labkit import checks, guests, libvirtd
 from labkit.errors import LabError
 from labkit.lab import Lab
 from labkit.paths import LabPaths
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Without a terminal: wide enough that no UUID of the table is broken in two.
 PLAIN_WIDTH = 150
@@ -34,21 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tools/lab", description="Two hosts and a guest on this machine."
+        prog="tools/lab", description="A cloud, or two bare hosts and a guest, on this machine."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("up", help="start two hosts and a guest that checks itself")
     _add_demo(
         commands.add_parser(
-            "demo", help="clone a running guest from one host to the other, and show it"
+            "demo",
+            help="clone a running server by the openstack client in a real cloud, and show it",
         )
     )
-    commands.add_parser("down", help="end and remove all of it")
-    commands.add_parser("status", help="what is up")
-    # Only here: a lab without a cloud needs nothing of OpenStack's.
-    cloud = commands.add_parser("cloud", help="a real OpenStack: up, down, status, shell")
-    _add_cloud(cloud)
-    shell = commands.add_parser("shell", help="a shell inside a host")
+    # Its own arguments are read by its own code: that needs OpenStack's packages, which the bare hosts do without.
+    cloud = commands.add_parser(
+        "cloud", help="a real OpenStack: up, down, status, restart, shell", add_help=False
+    )
+    cloud.add_argument("words", nargs=argparse.REMAINDER)
+    commands.add_parser("up", help="start two bare hosts and a guest that checks itself")
+    commands.add_parser("down", help="end and remove all of it, the cloud too")
+    commands.add_parser("status", help="what of the bare hosts is up")
+    shell = commands.add_parser("shell", help="a shell inside a bare host")
     shell.add_argument("host", metavar="HOST", help="host-a or host-b")
     commands.add_parser("bench", help="measure; further arguments go to the bench")
     test = commands.add_parser("test", help="run the tests; further arguments go to pytest")
@@ -58,22 +65,37 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument(
-        "--count",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="clones from one freeze (default: 1)",
+        "--engine",
+        action="store_true",
+        help="without a cloud: two bare hosts, a guest, and orders that the lab signs itself",
     )
     demo.add_argument(
-        "--memory", type=_positive, default=256, metavar="MiB", help="of the guest (default: 256)"
+        "--count",
+        type=_positive,
+        metavar="N",
+        help="clones from one freeze (default: 2, with --engine 1)",
     )
     demo.add_argument(
         "--mode", choices=("lazy", "eager"), default="lazy", help="when a clone begins to run"
     )
     demo.add_argument(
-        "--vtpm", choices=("new", "derive", "none"), default="new", help="the clone's vTPM"
+        "--vtpm",
+        choices=("new", "derive", "none"),
+        default="new",
+        help="the clone's vTPM (none: with --engine)",
     )
-    demo.add_argument("--keep", action="store_true", help="leave everything up afterwards")
+    demo.add_argument(
+        "--memory",
+        type=_positive,
+        default=256,
+        metavar="MiB",
+        help="of the guest, with --engine (default: 256)",
+    )
+    demo.add_argument(
+        "--keep",
+        action="store_true",
+        help="leave everything up afterwards, with --engine; the cloud always stays",
+    )
 
 
 def _positive(text: str) -> int:
@@ -88,12 +110,15 @@ def _run(asked: argparse.Namespace, rest: list[str], lab: Lab) -> int:
         case "up":
             _up(lab)
         case "demo":
-            return _demo(lab, asked)
+            return _engine_demo(lab, asked) if asked.engine else _cloud_demo(asked)
+        case "cloud":
+            from labkit.cloud import commands
+
+            return commands.main(asked.words, say)
         case "bench":
             return checks.bench(rest)
         case "down":
-            lab.down(say)
-            say("everything is down")
+            _down(lab)
         case "status":
             _status(lab)
         case "shell":
@@ -119,18 +144,34 @@ def _up(lab: Lab) -> None:
     say(f"virsh -c '{lab.source.uri}' list")
 
 
-def _demo(lab: Lab, asked: argparse.Namespace) -> int:
+def _engine_demo(lab: Lab, asked: argparse.Namespace) -> int:
     # Only here: the other commands work whatever state the product's own code is in.
-    from rich.console import Console
-
     from labkit import demo
 
-    options = demo.DemoOptions(asked.count, asked.memory, asked.mode, asked.vtpm, asked.keep)
-    return (
-        0
-        if demo.run(lab, options, say, Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
-        else 1
-    )
+    options = demo.DemoOptions(asked.count or 1, asked.memory, asked.mode, asked.vtpm, asked.keep)
+    return 0 if demo.run(lab, options, say, _terminal()) else 1
+
+
+def _cloud_demo(asked: argparse.Namespace) -> int:
+    from labkit.cloud import demo
+
+    options = demo.Options(asked.count or 2, asked.mode, asked.vtpm)
+    return 0 if demo.run(options, say, _terminal()) else 1
+
+
+def _terminal() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+
+
+def _down(lab: Lab) -> None:
+    lab.down(say)
+    if (lab.paths.root / "cloud").exists():
+        from labkit.cloud.cloud import Cloud
+
+        Cloud.from_environment().down(say)
+    say("everything is down")
 
 
 def _status(lab: Lab) -> None:

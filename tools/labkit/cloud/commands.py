@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openstack.connection import Connection
@@ -18,20 +19,22 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def run(asked: argparse.Namespace, say: Report) -> int:
+def main(words: Sequence[str], say: Report) -> int:
     """Do what was asked for on the command line; the exit status.
 
     :raises LabError: when it could not be done
     """
+    parser = argparse.ArgumentParser(prog="tools/lab cloud", description="A real OpenStack.")
+    _add_arguments(parser)
     try:
-        return _run(asked, say)
+        return _run(parser.parse_args(words), say)
     except SDKException as error:
         raise LabError(f"the cloud answers: {error}") from error
 
 
 def _run(asked: argparse.Namespace, say: Report) -> int:
     cloud = Cloud.from_environment(plain=getattr(asked, "plain", False))
-    match asked.cloud_command:
+    match asked.command:
         case "up":
             up(cloud, say)
         case "down":
@@ -48,9 +51,9 @@ def _run(asked: argparse.Namespace, say: Report) -> int:
     return 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
-    commands = parser.add_subparsers(dest="cloud_command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     start = commands.add_parser("up", help="start it; some minutes")
     start.add_argument(
         "--plain", action="store_true", help="Nova as it is released, with nothing of this project"
