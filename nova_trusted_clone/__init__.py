@@ -4,7 +4,9 @@ Where things are (imports point down only; tests/unit/test_layers.py holds it):
 
 ==================  =========================================================
 cmd                 programs: manage, agent, exporter, store, guard
+virt                nova-compute's driver, over Nova's libvirt driver
 client              openstack server clone, and the API in Python; needs no nova
+assembly            which adapters a host's service uses
 clone               use cases: ordered steps, each with its undo
 conf                every option, with what it does and why
 transport           framed messages and TLS between hosts

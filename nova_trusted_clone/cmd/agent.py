@@ -20,12 +20,12 @@ from typing import Any
 from oslo_config import cfg
 from oslo_log import log
 
+from nova_trusted_clone.assembly import wiring
 from nova_trusted_clone.clone.destination import Destination
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Rejected
 from nova_trusted_clone.clone.records import RecordError, read
 from nova_trusted_clone.clone.source import FreezeFailed, Source
-from nova_trusted_clone.cmd import wiring
 from nova_trusted_clone.conf import opts
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.ports import Identity, NicIdentity

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from nova_trusted_clone.cmd import wiring
+from nova_trusted_clone.assembly import wiring
 
 
 def test_a_second_service_is_refused_a_state_path_and_told_which(tmp_path: pathlib.Path) -> None:

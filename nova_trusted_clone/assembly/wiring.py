@@ -1,4 +1,4 @@
-"""From options to a host: which adapters a service uses, said in one place.
+"""From options to a host: the same for an agent and for nova-compute.
 
 Every error here is the operator's to mend, so it names the option and the file.
 """
