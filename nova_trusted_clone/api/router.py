@@ -1,7 +1,7 @@
 """Nova's router with the routes of trusted clones. In nova-api's ``api-paste.ini``::
 
     [app:osapi_compute_app_v21]
-    paste.app_factory = nova_trusted_clone.api.router:APIRouter.factory
+    paste.app_factory = nova_trusted_clone.api.router:APIRouterV21.factory
 
 ===========================================================  ======  =======================================
 path, with or without a project's id before it               method  what
@@ -38,7 +38,7 @@ _ACTIONS = "/servers/{id}/action"
 _RECORDS = "/servers/{server_id}/trusted-clones"
 
 
-class APIRouter(routes.APIRouterV21):
+class APIRouterV21(routes.APIRouterV21):
     """A drop-in for nova's own."""
 
     def __init__(self, custom_routes: tuple[Route, ...] | None = None) -> None:

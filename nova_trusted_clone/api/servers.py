@@ -179,7 +179,7 @@ class API(compute.API):
         )
         spec.is_bfv = False
         spec.requested_networks = self._making.networks
-        request_filter.process_request_spec(context, spec)
+        request_filter.process_reqspec(context, spec)
         wanted = scheduler_utils.resources_from_request_spec(context, spec, host_manager=None)
         wanted._limit = 1
         answer = self.placementclient.get_allocation_candidates(context, wanted)
