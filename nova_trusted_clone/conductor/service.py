@@ -6,7 +6,10 @@ Leans on nova.rpc (get_server) and oslo_service's threading backend.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
+import datetime
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import oslo_messaging as messaging
@@ -21,7 +24,7 @@ from nova_trusted_clone.conductor.endpoint import Endpoint
 from nova_trusted_clone.conductor.leases import Lease
 from nova_trusted_clone.conductor.ordering import Ordering
 from nova_trusted_clone.conductor.orders import Orders
-from nova_trusted_clone.conductor.records import Listener, Records
+from nova_trusted_clone.conductor.records import Listener, Records, utc_now
 from nova_trusted_clone.conductor.servers import Servers
 from nova_trusted_clone.conductor.stale import Stale
 from nova_trusted_clone.conductor.telling import Compute, Telling
@@ -35,6 +38,22 @@ LOG = logging.getLogger(__name__)
 TELLING_THREADS = 16
 
 
+@dataclasses.dataclass(frozen=True)
+class Pools:
+    """What orders freezes, and what tells hosts of ends."""
+
+    ordering: concurrent.futures.Executor
+    telling: concurrent.futures.Executor
+
+    @classmethod
+    def of_threads(cls, ordering: int) -> Pools:
+        """Return pools of threads, so many of which order."""
+        return cls(
+            concurrent.futures.ThreadPoolExecutor(ordering, "ordering"),
+            concurrent.futures.ThreadPoolExecutor(TELLING_THREADS, "telling"),
+        )
+
+
 class Worker:
     """One worker's parts, joined."""
 
@@ -46,20 +65,22 @@ class Worker:
         servers: Servers,
         listener: Listener,
         lease: Lease,
+        *,
+        pools: Pools | None = None,
+        now: Callable[[], datetime.datetime] = utc_now,
     ) -> None:
-        """:param options: of group [trusted_clone_conductor]"""
-        self._pools = (
-            concurrent.futures.ThreadPoolExecutor(options.ordering_threads, "ordering"),
-            concurrent.futures.ThreadPoolExecutor(TELLING_THREADS, "telling"),
-        )
+        """:param options: of group [trusted_clone_conductor]
+        :param pools: what does the work; threads unless given
+        """
+        self._pools = pools or Pools.of_threads(options.ordering_threads)
         store = Store.of(database)
-        records, contexts = Records(store.clones, listener), Contexts()
+        records, contexts = Records(store.clones, listener, now), Contexts()
         orders = Orders(
             pathlib.Path(options.signer_path),
             pathlib.Path(options.policy_file),
             options.order_lifetime_s,
         )
-        telling = Telling(compute, self._pools[1], options.retry_limit_s)
+        telling = Telling(compute, self._pools.telling, options.retry_limit_s)
         claims = Claims(store.groups, records, orders)
         anchors = pathlib.Path(options.anchors_file)
         self.conductor = Conductor(store, records, claims, contexts, telling, anchors, self.wake)
@@ -80,7 +101,7 @@ class Worker:
             ordering,
             contexts,
             lease,
-            self._pools[0],
+            self._pools.ordering,
             self.conductor.dismiss,
             limit_s=options.gather_limit_s,
         )
@@ -109,7 +130,7 @@ class Worker:
     def stop(self) -> None:
         """End them."""
         self._threads.stop()
-        for pool in self._pools:
+        for pool in (self._pools.ordering, self._pools.telling):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -101,9 +101,11 @@ class Stale:
     def end_records(self) -> None:
         """End the records of which nothing more will come."""
         first = min(FIRST_LOOK_S, self._silence_s)
+        # Their hosts may not have their orders yet; the lease sees to it that they get them.
+        ordering = {freeze.id for freeze in self._freezes.being_ordered()}
         for clone in self._records.clones.unended(self._ago(first)):
             try:
-                self._judge(clone)
+                self._judge(clone, clone.freeze_id in ordering)
             except Conflict as error:
                 LOG.info("clone %s: it went on meanwhile: %s", clone.id, error)
 
@@ -114,14 +116,14 @@ class Stale:
 
     # -- within -------------------------------------------------------------------------------------------------------
 
-    def _judge(self, clone: Clone) -> None:
+    def _judge(self, clone: Clone, is_being_ordered: bool) -> None:
         said = self._servers.ask(clone.server_id)
         if said.word is Word.GAVE_UP:
             fault = said.fault or "without a fault"
             self._end(clone, Why(f"nova gave the server up: {fault}", "trusted-clone.server.error"))
         elif said.word is Word.GONE:
             self._end(clone, Why("the server was deleted", "trusted-clone.server.deleted"))
-        elif clone.heard_at >= self._ago(self._silence_s):
+        elif is_being_ordered or clone.heard_at >= self._ago(self._silence_s):
             return
         elif clone.phase in (Phase.SCHEDULING, Phase.CLAIMED):
             self._end_if_too_long(

@@ -1,0 +1,1 @@
+from tests.unit.conductor.cloud import cloud as cloud
