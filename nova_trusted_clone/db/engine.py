@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import sqlalchemy.exc
 from oslo_db import exception as db_error
 from oslo_db.sqlalchemy import enginefacade
 from sqlalchemy import orm
@@ -25,6 +26,11 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 CONSTRAINT_TRIES = 3
 """A lost race for a unique key: the second try sees the winner's row."""
+
+
+# The last is what oslo.db has no name for: a server that is starting up or shutting down, sqlite's lock.
+PASSING = (db_error.DBConnectionError, db_error.DBDeadlock, sqlalchemy.exc.OperationalError)
+"""Errors of a database that would answer the same transaction later."""
 
 
 class DatabaseAway(Exception):
@@ -67,22 +73,12 @@ class Database:
                     raise
             except orm.exc.StaleDataError:
                 continue  # somebody was quicker: what is decided now is decided anew
-            except db_error.DBError as error:
-                if not _is_passing(error):
-                    raise
+            except PASSING as error:
                 if time.monotonic() + pause_s > deadline:
                     raise DatabaseAway(f"the database: {type(error).__name__}") from error
                 LOG.warning("the database: %s; once more in %.2f s", type(error).__name__, pause_s)
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-
-def _is_passing(error: Exception) -> bool:
-    """Whether a database that goes on would answer the same transaction."""
-    if isinstance(error, db_error.DBConnectionError | db_error.DBDeadlock):
-        return True
-    # sqlite's answer when another process writes; oslo.db has no name for it.
-    return "database is locked" in str(error)
 
 
 @enginefacade.transaction_context_provider

@@ -145,7 +145,7 @@ class Freezes:
         """Say how the ordering of a freeze ended."""
         row = session.get_one(FreezeRow, freeze_id)
         if row.state == FreezeState.ORDERING:
-            row.state = state
+            row.state = state.value
 
     @reading
     def being_ordered(self, session: orm.Session) -> list[Freeze]:

@@ -88,7 +88,7 @@ class Groups:
         """
         group = session.get_one(GroupRow, group_id)
         if group.state == GroupState.OPEN:
-            group.state = GroupState.REGISTERED
+            group.state = GroupState.REGISTERED.value
         found = []
         for clone in clones:
             row = session.scalar(sa.select(Record).where(Record.server_id == clone.server_id))
@@ -135,7 +135,7 @@ class Groups:
         if row is None:
             return None
         before = rows.to_group(row)
-        row.state = GroupState.CANCELLED
+        row.state = GroupState.CANCELLED.value
         return before
 
     @writing
