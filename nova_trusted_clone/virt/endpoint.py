@@ -20,9 +20,11 @@ from nova import objects
 from nova_trusted_clone.clone.destination import Destination
 from nova_trusted_clone.clone.incoming import Rejected
 from nova_trusted_clone.clone.source import FreezeFailed
+from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol.order import SignedOrder
 from nova_trusted_clone.hypervisor.base import HypervisorError, ServerNotFound
+from nova_trusted_clone.ports import ServerShape
 from nova_trusted_clone.rpc import VERSION, checks, shapes
 from nova_trusted_clone.rpc.endpoint import answers
 from nova_trusted_clone.rpc.errors import Conflict, NotFound, Refused
@@ -64,15 +66,21 @@ class ComputeEndpoint:
             raise NotFound(f"server {server} does not run on this host") from error
         except HypervisorError as error:
             raise Conflict(str(error)) from error
+        policy = engine.host.ground().policy
         return {
             "host_id": engine.host.local.host_id,
-            "policy_sha256": engine.host.ground().policy.sha256.hex(),
+            "policy_sha256": policy.sha256.hex(),
             "memory_bytes": shape.memory_bytes,
             "disks": [[disk.target, disk.size_bytes] for disk in shape.disks],
             "has_vtpm": shape.has_vtpm,
             "has_generation_id": shape.has_generation_id,
             "running": shape.running,
-            "obstacles": [*shape.obstacles, *nova_obstacles(server)],
+            "obstacles": [
+                *shape.obstacles,
+                *policy_obstacles(policy, shape),
+                *nova_obstacles(server),
+            ],
+            "vtpm_modes": ["new", "derive"] if policy.allow_vtpm_derive else ["new"],
         }
 
     @answers(orders=checks.many(shapes.placed_order, MAX_ORDERS, 1))
@@ -157,6 +165,18 @@ class ComputeEndpoint:
             lambda: _PEER[operation](engine.destination, clone_id, checked)
         )
         return found
+
+
+def policy_obstacles(policy: Policy, shape: ServerShape) -> list[str]:
+    """What the operator's policy refuses whatever an order says."""
+    found = []
+    if policy.require_generation_id and not shape.has_generation_id:
+        found.append(
+            "the server has no generation id, which the policy requires; stop it and start it once to give it one"
+        )
+    if not shape.has_vtpm and not policy.allow_without_vtpm:
+        found.append("the server has no vTPM, and the policy does not allow clones without one")
+    return found
 
 
 def nova_obstacles(server: str) -> list[str]:

@@ -32,9 +32,12 @@ def identity(name: str, uuid: str, guest_xml: str) -> Identity:
     :param guest_xml: as Nova made it for the clone, not for the source
     :raises UnfitGuest: when it has a part that cannot be cloned
     """
-    devices = ET.fromstring(guest_xml).find("devices")
+    root = ET.fromstring(guest_xml)
+    devices = root.find("devices")
     if devices is None:
         raise UnfitGuest("Nova made a guest without devices")
+    if root.find("os/kernel") is not None:
+        raise UnfitGuest("its image has a kernel of its own (kernel_id), which lies on its host")
     for tag, words in REFUSED.items():
         if devices.find(tag) is not None:
             raise UnfitGuest(words)
