@@ -24,6 +24,8 @@ INTEGRATION_LIMIT_S = 600
 # Emulated guests on two shared processors are late now and then. A story that fails is told once more, and the summary says so
 # ("rerun"): what shows there more than once is a fault to look for.
 INTEGRATION_RERUNS = 1
+# In a cloud a story's longest part is often Nova's own.
+OPENSTACK_LIMIT_S = 900
 PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "lint": LINT,
     "unit": ((*PYTEST, "tests/unit", "tests/fuzz"),),
@@ -32,6 +34,14 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
             *PYTEST,
             "tests/integration",
             f"--timeout={INTEGRATION_LIMIT_S}",
+            f"--reruns={INTEGRATION_RERUNS}",
+        ),
+    ),
+    "openstack": (
+        (
+            *PYTEST,
+            "tests/openstack",
+            f"--timeout={OPENSTACK_LIMIT_S}",
             f"--reruns={INTEGRATION_RERUNS}",
         ),
     ),

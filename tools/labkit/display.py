@@ -161,12 +161,20 @@ def _follow_bars(poll: Poll, console: Console, poll_s: float) -> tuple[CloneProg
 
 def show_report(report: DemoReport, console: Console) -> None:
     """The table at the end: a column for each server, the source first."""
+    names = [clone.server.name for clone in report.clones]
+    show_table(report.source.name, names, report_rows(report), console)
+
+
+def show_table(
+    source: str, clones: Sequence[str], rows: Sequence[tuple[str, ...]], console: Console
+) -> None:
+    """A table with a column for the source and one for each clone; each row begins with its title."""
     table = Table(title="source and clones", show_lines=False)
     table.add_column("")
-    table.add_column(f"{report.source.name} (source)", overflow="fold")
-    for clone in report.clones:
-        table.add_column(clone.server.name, overflow="fold")
-    for row in report_rows(report):
+    table.add_column(f"{source} (source)", overflow="fold")
+    for name in clones:
+        table.add_column(name, overflow="fold")
+    for row in rows:
         table.add_row(*row)
     console.print(table)
 
@@ -190,13 +198,14 @@ def report_rows(report: DemoReport) -> list[tuple[str, ...]]:
         ),
         own("its own check", "self_check"),
         ("pause", f"{report.source_pause_ms:.1f} ms", *("" for _ in clones)),
-        ("first output after", "", *(_seconds(clone.first_output_s) for clone in clones)),
-        ("complete after", "", *(_seconds(clone.complete_s) for clone in clones)),
+        ("first output after", "", *(seconds_text(clone.first_output_s) for clone in clones)),
+        ("complete after", "", *(seconds_text(clone.complete_s) for clone in clones)),
         ("pages verified", "", *(str(clone.pages_verified) for clone in clones)),
         ("bytes verified", "", *(size_text(clone.bytes_verified) for clone in clones)),
         ("evidence", "", *(clone.evidence for clone in clones)),
     ]
 
 
-def _seconds(value: float | None) -> str:
+def seconds_text(value: float | None) -> str:
+    """Seconds, or that it never came to that."""
     return "never" if value is None else f"{value:.2f} s"

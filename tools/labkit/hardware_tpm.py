@@ -26,6 +26,11 @@ def make_vendor(directory: pathlib.Path) -> pathlib.Path:
     return authority.write(directory, platform="lab-tpm-vendor")
 
 
+def vendor_config(directory: pathlib.Path) -> pathlib.Path:
+    """swtpm_setup's configuration, as ``make_vendor`` made it."""
+    return directory / "swtpm_setup.conf"
+
+
 def vendor_certificates(directory: pathlib.Path) -> bytes:
     """The vendor's root and the CA below it that certifies endorsement keys, PEM: a TPM carries its own certificate alone."""
     names = ("issuercert.pem", "swtpm-localca-rootca-cert.pem")

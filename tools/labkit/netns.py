@@ -5,12 +5,13 @@ A network namespace belongs to a thread (setns(2)), so a thread is made for it, 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pathlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 CLONE_NEWNET = 0x40000000
@@ -23,11 +24,26 @@ def enter(pid: int) -> None:
 
     :raises OSError: when the kernel does not let it
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     with pathlib.Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
-        if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"setns: {os.strerror(number)}")
+        _enter(namespace.fileno())
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
+
+
+@contextlib.contextmanager
+def inside(pid: int) -> Iterator[None]:
+    """The calling thread in the network namespace of ``pid`` for a block of code; threads that it starts there stay there."""
+    with pathlib.Path("/proc/thread-self/ns/net").open("rb") as own:
+        enter(pid)
+        try:
+            yield
+        finally:
+            _enter(own.fileno())
 
 
 def call(pid: int, function: Callable[[], T]) -> T:

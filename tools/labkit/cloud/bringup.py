@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,22 +44,25 @@ POLL_S = 0.5
 
 def run(cloud: Cloud, report: Report) -> None:
     """Do all of it."""
-    vendor = hardware_tpm.make_vendor(cloud.paths.vendor_ca)
-    plan = [
-        *_ground(cloud, vendor),
+    steps.run(plan(cloud), report, WORKERS)
+
+
+def plan(cloud: Cloud) -> list[Step]:
+    """All the steps."""
+    return [
+        *_ground(cloud),
         *_services(cloud.control),
         *_nova(cloud),
         *_neutron(cloud),
         *_computes(cloud),
         *_resources(cloud),
     ]
-    steps.run(plan, report, WORKERS)
 
 
-def _ground(cloud: Cloud, vendor: pathlib.Path) -> list[Step]:
+def _ground(cloud: Cloud) -> list[Step]:
     """Namespaces, TPMs, libvirt, the database server and the broker."""
     hosts = [
-        Step(host.name, partial(_host, cloud.control, host, vendor), ("control",))
+        Step(host.name, partial(_host, cloud.control, host), ("control",))
         for host in cloud.computes
     ]
     return [
@@ -83,6 +85,7 @@ def _nothing() -> None:
 
 def _control(cloud: Cloud) -> None:
     control = cloud.control
+    hardware_tpm.make_vendor(cloud.paths.vendor_ca)
     control.up()
     network.make_bridges(control)
     for configure in (
@@ -93,11 +96,13 @@ def _control(cloud: Cloud) -> None:
         barbican.configure,
         neutron.configure_server,
         neutron.configure_agents,
-        trusted.configure_conductor,
         clients.write_clouds,
     ):
         configure(control)
-    nova.configure(control, nova.NOVA_ROUTER if cloud.plain else trusted.ROUTER)
+    if cloud.plain:
+        nova.configure(control, nova.NOVA_ROUTER)
+    else:
+        nova.configure(control, trusted.ROUTER, trusted.control_options(control))
 
 
 def _database(control: Control) -> None:
@@ -111,8 +116,8 @@ def _broker(control: Control) -> None:
     messaging.rabbitmq(control).start()
 
 
-def _host(control: Control, host: Compute, vendor: pathlib.Path) -> None:
-    host.up(vendor)
+def _host(control: Control, host: Compute) -> None:
+    host.up(hardware_tpm.vendor_config(host.paths.vendor_ca))
     network.connect(control, host)
     neutron.configure_agents(host)
 

@@ -40,11 +40,14 @@ def _cloud(user: str) -> dict[str, object]:
 
 
 def environment(control: Control, user: str = settings.ADMIN) -> dict[str, str]:
-    """For a shell on the control node in which ``openstack`` works."""
+    """For a shell on the control node in which ``openstack`` works, and knows what evidence is verified with."""
+    operator = control.paths.hosts / "operator"
     return {
         **base_environment(control),
         "OS_CLIENT_CONFIG_FILE": str(clouds_file(control)),
         "OS_CLOUD": user,
+        "OS_TRUSTED_CLONE_CA": str(operator / "anchors.pem"),
+        "OS_TRUSTED_CLONE_POLICY": str(operator / "policy.json"),
     }
 
 

@@ -51,10 +51,11 @@ def common(node: CloudNode) -> ini.Sections:
     }
 
 
-def configure(control: Control, router: str = NOVA_ROUTER) -> None:
+def configure(control: Control, router: str, *further: ini.Sections) -> None:
     """Write the configuration.
 
     :param router: what the paste pipeline ends in: Nova's own router, or one that adds to it
+    :param further: sections of who else reads this file
     """
     place = directory(control)
     (place / "policy.d").mkdir(parents=True)
@@ -77,6 +78,7 @@ def configure(control: Control, router: str = NOVA_ROUTER) -> None:
             "scheduler": {"workers": 1, "discover_hosts_in_cells_interval": 5},
             "oslo_policy": {"policy_dirs": place / "policy.d"},
         },
+        *further,
     )
     _write_paste(place, router)
 

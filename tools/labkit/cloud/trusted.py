@@ -9,10 +9,9 @@ from labkit.cloud.nodes import Compute, Control
 from labkit.cloud.service import Service
 from labkit.lab import Lab
 from labkit.operator import Operator
-from labkit.process import Word
 
 DRIVER = "trusted_clone.LibvirtDriver"
-ROUTER = "nova_trusted_clone.api.router:TrustedCloneRouter.factory"
+ROUTER = "nova_trusted_clone.api.router:APIRouterV21.factory"
 DATABASE = "trusted_clone"
 # A host that went away is given up soon, as tests wait for it.
 LIMITS = {"message_timeout_s": 10, "network_limit_s": 20}
@@ -54,39 +53,30 @@ def compute_options(host: Compute) -> ini.Sections:
     }
 
 
-def conductor_file(control: Control) -> pathlib.Path:
-    """What the conductor of clones reads besides nova.conf."""
-    return control.conf / "trusted-clone" / "conductor.conf"
-
-
-def configure_conductor(control: Control) -> None:
-    """Write it: the database, the key that signs orders, what evidence is checked against."""
+def control_options(control: Control) -> ini.Sections:
+    """For nova.conf of the control node: where clones are recorded, what signs orders, what evidence is checked against."""
     place, anchors, policy = _operator_files(control.paths.hosts)
-    ini.write(
-        conductor_file(control),
-        {
-            "DEFAULT": {"host": control.name},
-            "trusted_clone_database": {"connection": settings.database_url(DATABASE)},
-            "trusted_clone_conductor": {
-                "signer_path": place,
-                "anchors_file": anchors,
-                "policy_file": policy,
-            },
+    return {
+        "trusted_clone_database": {
+            "connection": settings.database_url(DATABASE),
+            "max_pool_size": 8,
         },
-    )
-
-
-def _conductor_words(control: Control) -> tuple[Word, ...]:
-    return (*nova.config_file(control), "--config-file", conductor_file(control))
+        "trusted_clone_conductor": {
+            "signer_path": place,
+            "anchors_file": anchors,
+            "policy_file": policy,
+            "workers": 1,
+        },
+    }
 
 
 def make_database(control: Control) -> None:
     """Its tables."""
     manage = settings.BIN / "nova-trusted-clone-manage"
-    database.fill(control, [(manage, *_conductor_words(control), "db", "sync")])
+    database.fill(control, [(manage, *nova.config_file(control), "db", "sync")])
 
 
 def conductor(control: Control) -> Service:
     """The conductor of clones."""
     program = settings.BIN / "nova-trusted-clone-conductor"
-    return Service("trusted-clone-conductor", control, (program, *_conductor_words(control)))
+    return Service("trusted-clone-conductor", control, (program, *nova.config_file(control)))

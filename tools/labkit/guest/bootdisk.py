@@ -25,7 +25,7 @@ APPEND {command_line}
 # Several guests share two processors with a whole cloud: they write and check at a walk.
 COMMAND_LINE = (
     "console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on"
-    f" rate=300 diskrate=10 rest=12 dhcp=1 bootmib={BOOT_MIB}"
+    f" rate=100 diskrate=5 diskblocks=1024 rest=60 dhcp=1 bootmib={BOOT_MIB}"
 )
 
 

@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 #define DISKS 4
-#define BLOCKS_MOST 4096 /* 16 MiB a disk under check: one round takes seconds, not minutes */
 #define ROUND_PAUSE_S 2.0
 #define BAD_SAID 8
 
@@ -120,8 +119,8 @@ static int open_disk(struct disk *disk, unsigned index)
     disk->first = index == 0 ? (uint64_t)options.boot_mib * (1 << 20) / PAGE_BYTES : 0;
     disk->blocks = (uint64_t)lseek(disk->file, 0, SEEK_END) / PAGE_BYTES;
     disk->blocks = disk->blocks > disk->first ? disk->blocks - disk->first : 0;
-    if (disk->blocks > BLOCKS_MOST)
-        disk->blocks = BLOCKS_MOST;
+    if (disk->blocks > options.disk_blocks)
+        disk->blocks = options.disk_blocks;
     disk->version = calloc(disk->blocks, sizeof *disk->version);
     pthread_mutex_init(&disk->lock, NULL);
     if (posix_memalign((void **)&disk->written, PAGE_BYTES, PAGE_BYTES) ||

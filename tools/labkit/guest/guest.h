@@ -18,6 +18,7 @@ struct options {
     uint64_t pages;        /* np=: pages under check; 0: half of the memory */
     unsigned page_rate;    /* rate=: pages changed in a second */
     unsigned disk_rate;    /* diskrate=: blocks written in a second, for each disk */
+    unsigned disk_blocks;  /* diskblocks=: the most under check of each disk: a round takes seconds, not minutes */
     unsigned rest;         /* rest=: how much longer than it checks memory the checker then sleeps */
     unsigned boot_mib;     /* bootmib=: the first of the first disk, where its boot files are, are left alone */
     int dhcp;              /* dhcp=1: each interface asks for an address */

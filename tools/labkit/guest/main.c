@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-struct options options = { .pages = 0, .page_rate = 2000, .disk_rate = 50, .rest = 4 };
+struct options options = { .pages = 0, .page_rate = 2000, .disk_rate = 50, .disk_blocks = 4096, .rest = 4 };
 
 static unsigned long option(const char *line, const char *name, unsigned long otherwise)
 {
@@ -33,6 +33,7 @@ static void read_options(void)
     options.pages = option(line, "np=", options.pages);
     options.page_rate = (unsigned)option(line, "rate=", options.page_rate);
     options.disk_rate = (unsigned)option(line, "diskrate=", options.disk_rate);
+    options.disk_blocks = (unsigned)option(line, "diskblocks=", options.disk_blocks);
     options.rest = (unsigned)option(line, "rest=", options.rest);
     options.boot_mib = (unsigned)option(line, "bootmib=", options.boot_mib);
     options.dhcp = (int)option(line, "dhcp=", 0);
