@@ -178,6 +178,7 @@ class Requests:
         """The source's list of events has the action before any host can act on it."""
         rows = [{"server": server.id, "name": server.name} for server in made]
         try:
+            self._servers.tell_started(context, instance)
             found = insist(lambda: self._conductor.register(context, making.group, rows), INSIST_S)
         except BaseException as error:
             self._servers.unmake(context, [server.id for server in made])

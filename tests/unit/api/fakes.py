@@ -257,9 +257,7 @@ class CloneConductor:
         return {"nonce": request.get("nonce") or "5a" * 16}
 
     @answers(group=checks.hex_id, servers=checks.many(shapes.named_server, 100, 1))
-    def register(
-        self, context: Any, group: str, servers: list[dict[str, str]]
-    ) -> dict[str, Any]:
+    def register(self, context: Any, group: str, servers: list[dict[str, str]]) -> dict[str, Any]:
         """Name a group's servers."""
         self._told("register")
         request = self.groups[group]

@@ -70,13 +70,13 @@ class World:
     """A cloud with one host."""
 
     app: Any
+    policy_directory: pathlib.Path
+    node: str
     neutron: fakes.Neutron
     placement: fakes.Placement
     nova_conductor: fakes.NovaConductor
     compute: fakes.Compute
     conductor: fakes.CloneConductor
-    node: str
-    policy_directory: pathlib.Path
     network: str = ""
     secured_by: str = ""
 
@@ -105,9 +105,7 @@ class World:
 
     def clone(self, server: str, _as: dict[str, str] | None = None, **wish: Any) -> Reply:
         """Ask for clones."""
-        return self.call(
-            "POST", f"/servers/{server}/action", {"trustedClone": wish}, **(_as or {})
-        )
+        return self.call("POST", f"/servers/{server}/action", {"trustedClone": wish}, **(_as or {}))
 
     def server(self, project: str = PROJECT, **more: Any) -> str:
         """A server that runs, as nova's records have it."""
@@ -183,10 +181,15 @@ class World:
                 for table in tables
             }
 
-    def allow(self, rules: dict[str, str]) -> None:
-        """Override policy as an operator does, and take nova's enforcer anew."""
-        self.policy_directory.mkdir(exist_ok=True)
-        (self.policy_directory / "50-clones.yaml").write_text(json.dumps(rules))
+    @contextlib.contextmanager
+    def policy(self, rules: dict[str, str]) -> Iterator[None]:
+        """Override policy as an operator does, in a file that the running nova-api finds."""
+        file = self.policy_directory / "50-clones.yaml"
+        file.write_text(json.dumps(rules))
+        try:
+            yield
+        finally:
+            file.unlink()
 
 
 def flavor(**more: Any) -> Any:
@@ -288,7 +291,7 @@ def databases(directory: pathlib.Path, cache: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as undo:
         for manager, name in ((api_db.context_manager, "api"), (main_db.context_manager, "cell1")):
             fresh = enginefacade.transaction_context()
-            fresh.configure(connection=urls[name])
+            fresh.configure(connection=urls[name], sqlite_synchronous=False)
             undo.callback(manager.patch_factory(fresh))
         nova_context.reset_globals()
         compute_api.CELLS.clear()
@@ -326,6 +329,7 @@ def configuration(directory: pathlib.Path) -> Iterator[None]:
         ("policy_file", str(directory / "policy.yaml"), "oslo_policy"),
         ("response_validation", "error", "api"),
         ("lock_path", str(directory), "oslo_concurrency"),
+        ("sqlite_synchronous", False, "database"),
     )
     policy.init()  # registers oslo.policy's options
     for name, value, group in wanted:
@@ -350,42 +354,55 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
+@dataclasses.dataclass
+class Services:
+    """What goes on from test to test: nova-api, which takes its time to start, and what it speaks to."""
+
+    app: Any
+    policy_directory: pathlib.Path
+    neutron: fakes.Neutron = dataclasses.field(default_factory=fakes.Neutron)
+    placement: fakes.Placement = dataclasses.field(default_factory=fakes.Placement)
+    nova_conductor: fakes.NovaConductor = dataclasses.field(default_factory=fakes.NovaConductor)
+    compute: fakes.Compute = dataclasses.field(default_factory=fakes.Compute)
+    conductor: fakes.CloneConductor = dataclasses.field(default_factory=fakes.CloneConductor)
+
+    def parts(self) -> dict[str, Any]:
+        """The services by name."""
+        names = ("neutron", "placement", "nova_conductor", "compute", "conductor")
+        return {name: getattr(self, name) for name in names}
+
+
 @contextlib.contextmanager
-def running(directory: pathlib.Path, cache: pathlib.Path, *, ours: bool = True) -> Iterator[World]:
-    """A cloud with one host that can clone; ``ours`` false is nova as it comes."""
+def started(directory: pathlib.Path, *, ours: bool = True) -> Iterator[Services]:
+    """nova-api and its neighbours; ``ours`` false is nova as it comes."""
     objects.register_all()
-    neutron, placement = fakes.Neutron(), fakes.Placement()
-    nova_conductor, compute, conductor = (
-        fakes.NovaConductor(),
-        fakes.Compute(),
-        fakes.CloneConductor(),
-    )
+    services = Services(None, directory / "policy.d")
     with contextlib.ExitStack() as parts:
         enter = parts.enter_context
         transport = enter(broker())
         enter(notifiers(transport))
         enter(configuration(directory))
-        enter(databases(directory, cache))
-        enter(replaced(nova_neutron, "get_client", neutron.client))
-        enter(replaced(report, "PLACEMENTCLIENT", placement))
-        enter(serving(transport, "conductor", "nova", nova_conductor))
-        enter(serving(transport, COMPUTE_TOPIC, HOST, compute))
-        enter(serving(transport, CONDUCTOR_TOPIC, "clones", conductor))
+        enter(replaced(nova_neutron, "get_client", services.neutron.client))
+        enter(replaced(report, "PLACEMENTCLIENT", services.placement))
+        enter(serving(transport, "conductor", "nova", services.nova_conductor))
+        enter(serving(transport, COMPUTE_TOPIC, HOST, services.compute))
+        enter(serving(transport, CONDUCTOR_TOPIC, "clones", services.conductor))
+        made = paste_file(directory, ours=ours)
+        services.app = deploy.loadapp(f"config:{made}", name="osapi_compute")
+        yield services
+
+
+@contextlib.contextmanager
+def running(services: Services, directory: pathlib.Path, empty: pathlib.Path) -> Iterator[World]:
+    """A cloud with one host that can clone, and nothing in it."""
+    for service in services.parts().values():
+        service.__init__()
+    with databases(directory, empty):
         node = _host()
-        placement.traits[node] = {"CUSTOM_TRUSTED_CLONE"}
-        app = deploy.loadapp(f"config:{paste_file(directory, ours=ours)}", name="osapi_compute")
-        world = World(
-            app,
-            neutron,
-            placement,
-            nova_conductor,
-            compute,
-            conductor,
-            node,
-            directory / "policy.d",
-        )
-        world.network = neutron.network()
-        world.secured_by = neutron.group("web")
+        services.placement.traits[node] = {"CUSTOM_TRUSTED_CLONE"}
+        world = World(services.app, services.policy_directory, node, **services.parts())
+        world.network = world.neutron.network()
+        world.secured_by = world.neutron.group("web")
         yield world
 
 
