@@ -8,6 +8,7 @@ not allowed), 2 the input cannot be used.
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,13 @@ from nova_trusted_clone.clone.authority import AuthorityError
 from nova_trusted_clone.clone.enrolment import EnrolmentError
 from nova_trusted_clone.clone.identity import IdentityError
 from nova_trusted_clone.clone.registry import RegistryError
-from nova_trusted_clone.cmd import manage_authority, manage_enrolment, manage_evidence, manage_host
+from nova_trusted_clone.cmd import (
+    manage_authority,
+    manage_enrolment,
+    manage_evidence,
+    manage_host,
+    manage_records,
+)
 from nova_trusted_clone.core.errors import CoreError, Refused
 from nova_trusted_clone.tpm.base import TpmError
 
@@ -25,11 +32,18 @@ DONE, REFUSED, BAD_INPUT = 0, 1, 2
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
     top = argparse.ArgumentParser(prog="nova-trusted-clone-manage", description=__doc__)
+    top.add_argument(
+        "--config-file",
+        action="append",
+        type=pathlib.Path,
+        help="nova.conf, for db, clone and self-test; repeatable (default: where nova looks for it)",
+    )
     groups = top.add_subparsers(required=True, metavar="GROUP")
     manage_authority.add(groups)
     manage_enrolment.add(groups)
     manage_host.add(groups)
     manage_evidence.add(groups)
+    manage_records.add(groups)
     return top
 
 

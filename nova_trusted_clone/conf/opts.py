@@ -5,7 +5,11 @@ A surface registers them with ``register``; the sample file comes from ``oslo-co
 
 from __future__ import annotations
 
+from typing import Any
+
 from oslo_config import cfg
+
+from nova_trusted_clone.conf import conductor
 
 GROUP = cfg.OptGroup(
     "trusted_clone", title="Trusted clones", help="Live, attested cloning of running servers."
@@ -129,20 +133,38 @@ NOVA = (
         "order_limit_s",
         default=120,
         min=10,
-        help="How long nova-compute, chosen for a clone, waits for the conductor's order before the server goes to ERROR. Longer "
-        "than the conductor's gather_limit_s.",
+        help="How long nova-compute, chosen for a clone, waits for the conductor's order before the server goes to ERROR. "
+        "Longer than the conductor's gather_limit_s.",
     ),
     cfg.IntOpt(
         "protect_limit_s",
         default=60,
         min=0,
-        help="How long a stop, a reboot, a pause, a migration, a snapshot, a rebuild or the deletion of a server waits for the "
-        "clones that are being made of it, or for it to be complete when it is a clone itself. Then clones of a source end, "
-        "with that reason; operations on a clone are refused and can be repeated. Keep it below rpc_response_timeout.",
+        help="How long a stop, a reboot, a pause, a migration, a snapshot, a rebuild or the deletion of a server waits for "
+        "the clones that are being made of it, or for it to be complete when it is a clone itself. Then clones of a source "
+        "end, with that reason; operations on a clone are refused and can be repeated. Keep it below rpc_response_timeout.",
     ),
 )
 
-ALL = IDENTITY + PLACES + NETWORK + LIMITS + NOVA
+PRIVILEGES = (
+    cfg.StrOpt(
+        "privileged_access",
+        default="auto",
+        choices=[
+            ("auto", "direct where the service is root, otherwise privsep"),
+            ("direct", "the service itself, which is root or has the capabilities"),
+            (
+                "privsep",
+                "two daemons started through oslo.privsep, with these capabilities and no others",
+            ),
+        ],
+        help="Who opens a guest's memory (CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYS_NICE) and mounts a store's file "
+        "system (CAP_SYS_ADMIN). nova-compute runs as a user that may do neither. The daemons' own options are in "
+        "[trusted_clone_guest_memory] and [trusted_clone_mounts].",
+    ),
+)
+
+ALL = IDENTITY + PLACES + NETWORK + LIMITS + NOVA + PRIVILEGES
 
 
 def register(conf: cfg.ConfigOpts) -> None:
@@ -151,6 +173,6 @@ def register(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(ALL, group=GROUP)
 
 
-def list_opts() -> list[tuple[str, tuple[cfg.Opt, ...]]]:
-    """For ``oslo-config-generator``."""
-    return [(GROUP.name, ALL)]
+def list_opts() -> list[tuple[Any, Any]]:
+    """For ``oslo-config-generator``: this group, and the conductor's."""
+    return [(GROUP.name, ALL), *conductor.list_opts()]

@@ -16,8 +16,8 @@ from sqlalchemy.dialects import mysql
 MOMENT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 """UTC, with microseconds: order matters within a second."""
 
-BLOB = sa.LargeBinary(length=8 * 1024 * 1024)
-"""MEDIUMBLOB in MySQL. Evidence is 4 MiB at most before it is compressed."""
+BLOB = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
+"""16 MiB in MySQL; evidence is 4 MiB at most before it is compressed."""
 
 TABLE_OPTIONS = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
 
@@ -101,7 +101,11 @@ class FreezeRecord(Base):
     """One freeze."""
 
     __tablename__ = "freezes"
-    __table_args__ = (sa.Index("freezes_state_idx", "state", "lease_until"), TABLE_OPTIONS)
+    __table_args__ = (
+        sa.Index("freezes_group_idx", "group_id"),
+        sa.Index("freezes_state_idx", "state", "lease_until"),
+        TABLE_OPTIONS,
+    )
 
     id: orm.Mapped[str] = orm.mapped_column(sa.String(32), primary_key=True)
     group_id: orm.Mapped[str] = orm.mapped_column(
@@ -140,9 +144,7 @@ class AttemptRecord(Base):
     freeze_id: orm.Mapped[str | None] = orm.mapped_column(
         sa.ForeignKey("freezes.id", name="fk_attempts_freeze")
     )
-    signed_order: orm.Mapped[bytes | None] = orm.mapped_column(
-        sa.LargeBinary(length=64 * 1024), deferred=True
-    )
+    signed_order: orm.Mapped[bytes | None] = orm.mapped_column(BLOB, deferred=True)
     reason: orm.Mapped[str | None] = orm.mapped_column(sa.Text)
     code: orm.Mapped[str | None] = orm.mapped_column(sa.String(80))
     claimed_at: orm.Mapped[datetime.datetime] = orm.mapped_column(MOMENT)

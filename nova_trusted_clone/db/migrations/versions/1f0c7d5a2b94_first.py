@@ -17,7 +17,7 @@ depends_on = None
 
 # As they were at this revision, whatever the models say today.
 _MOMENT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-_BLOB = sa.LargeBinary(length=8388608)
+_BLOB = sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql", "mariadb")
 _OPTIONS: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
 
 
@@ -105,6 +105,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         **_OPTIONS,
     )
+    op.create_index("freezes_group_idx", "freezes", ["group_id"])
     op.create_index("freezes_state_idx", "freezes", ["state", "lease_until"])
     op.create_table(
         "attempts",
@@ -115,7 +116,7 @@ def upgrade() -> None:
         sa.Column("host_id", sa.String(length=63), nullable=False),
         sa.Column("is_open", sa.SmallInteger(), nullable=True),
         sa.Column("freeze_id", sa.String(length=32), nullable=True),
-        sa.Column("signed_order", sa.LargeBinary(length=65536), nullable=True),
+        sa.Column("signed_order", _BLOB, nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("code", sa.String(length=80), nullable=True),
         sa.Column("claimed_at", _MOMENT, nullable=False),
