@@ -1,7 +1,9 @@
 """What a service that is not root has done for it, by two daemons with the least capabilities.
 
-    guest_memory    CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH   opens a QEMU's memory; lifts a write protection that QEMU left
-    mounts          CAP_SYS_ADMIN                         mounts a store's file system and takes it off
+    guest_memory    CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYS_NICE
+                    opens a QEMU's memory; lifts a write protection that QEMU left; makes huge pages whole that a freeze split
+    mounts          CAP_SYS_ADMIN
+                    mounts a store's file system and takes it off
 
 Both hand over open descriptors, and no more is needed: exporter, store and guard run as the service's own user without any
 capability. Neither daemon can do what the other does. Each judges what it is asked for (``guest_memory`` opens a QEMU and
@@ -21,7 +23,11 @@ guest_memory_pctxt = priv_context.PrivContext(
     PREFIX,
     cfg_section=GUEST_MEMORY_GROUP,
     pypath=f"{PREFIX}.guest_memory_pctxt",
-    capabilities=[capabilities.CAP_SYS_PTRACE, capabilities.CAP_DAC_READ_SEARCH],
+    capabilities=[
+        capabilities.CAP_SYS_PTRACE,
+        capabilities.CAP_DAC_READ_SEARCH,
+        capabilities.CAP_SYS_NICE,
+    ],
 )
 
 mounts_pctxt = priv_context.PrivContext(

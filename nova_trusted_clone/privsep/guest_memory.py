@@ -1,4 +1,4 @@
-"""In the daemon with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH: a guest's QEMU is opened, and mended.
+"""In the daemon with CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH and CAP_SYS_NICE: a guest's QEMU is opened, and mended.
 
 Guest memory itself never goes over the daemon's channel, which may be logged: only descriptors, and those over a socket.
 """

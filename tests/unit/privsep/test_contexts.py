@@ -31,7 +31,11 @@ def helper() -> Iterator[None]:
 def test_each_has_the_least_capabilities() -> None:
     held = [set(context.conf.capabilities) for context in CONTEXTS]
     assert held == [
-        {capabilities.CAP_SYS_PTRACE, capabilities.CAP_DAC_READ_SEARCH},
+        {
+            capabilities.CAP_SYS_PTRACE,
+            capabilities.CAP_DAC_READ_SEARCH,
+            capabilities.CAP_SYS_NICE,
+        },
         {capabilities.CAP_SYS_ADMIN},
     ]
 
