@@ -225,8 +225,8 @@ def _resources(cloud: Cloud) -> list[Step]:
         Step(
             "hosts-known",
             partial(_wait_for_hosts, cloud),
-            ("nova-api", *computes, *agents),
-            "both hosts and all agents are known",
+            ("nova-api", "lan", *computes, *agents),
+            "both hosts and all agents are known, DHCP serves",
         ),
     ]
     for tenant in settings.TENANTS:
@@ -263,7 +263,11 @@ def _missing(cloud: Cloud, admin: Connection) -> list[str]:
     agents = {(one.agent_type, one.host) for one in admin.network.agents() if one.is_alive}
     wanted = {("Open vSwitch agent", node.name) for node in cloud.nodes}
     wanted.add(("DHCP agent", cloud.control.name))
+    served = any(
+        port.status == "ACTIVE" for port in admin.network.ports(device_owner="network:dhcp")
+    )
     return [
         *(f"hypervisor {host.name}" for host in cloud.hosts if host.name not in hypervisors),
         *(f"{kind} on {name}" for kind, name in sorted(wanted - agents)),
+        *([] if served else [f"DHCP on network {resources.NETWORK}"]),
     ]

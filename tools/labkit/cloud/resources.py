@@ -12,11 +12,9 @@ from labkit.cloud import settings
 
 IMAGE = "guest"
 NETWORK = "lan"
-VTPM: Mapping[str, str] = {
-    "hw:tpm_version": "2.0",
-    "hw:tpm_model": "tpm-crb",
-    "hw:tpm_secret_security": "host",
-}
+# The key of a vTPM's state can be read with the owner's token only; that is Nova's default.
+GUARDED_VTPM: Mapping[str, str] = {"hw:tpm_version": "2.0", "hw:tpm_model": "tpm-crb"}
+VTPM: Mapping[str, str] = {**GUARDED_VTPM, "hw:tpm_secret_security": "host"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +34,7 @@ FLAVORS = (
     Flavor("small"),
     Flavor("medium", ram_mib=256, vcpus=2),
     Flavor("disks", ephemeral_gib=1, swap_mib=64),
+    Flavor("guarded", extra_specs=GUARDED_VTPM),
     Flavor("plain", extra_specs={}),
 )
 
