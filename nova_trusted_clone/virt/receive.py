@@ -167,7 +167,6 @@ class Receiver:
         except guest.UnfitGuest as error:
             raise self._abort(f"it cannot be a clone: {error}") from error
         write_disk_info(directory, identity)
-        instance.device_metadata = self._driver._build_device_metadata(build.context, instance)
         return identity
 
     def _require_plain(self) -> None:
@@ -226,12 +225,15 @@ class Receiver:
         """From here on nothing but the marks says that it is a clone."""
         instance = self._instance
         directory = pathlib.Path(libvirt_utils.get_instance_path(instance))
+        context = self._build.context
+        # What the metadata service tells of devices; it is read from the running guest.
+        instance.device_metadata = self._driver._build_device_metadata(context, instance)
         servers.make_done(
             instance,
             self._clone_id,
             foreign_config_drive=(directory / CONFIG_DRIVE).exists(),
         )
-        self._driver._register_undefined_instance_details(self._build.context, instance)
+        self._driver._register_undefined_instance_details(context, instance)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
@@ -266,7 +268,8 @@ class Receiver:
         try:
             yield
         except BaseException as error:
-            LOG.info("taking the clone back: %s", error, instance=self._instance)
+            told = isinstance(error, CloneEnded)
+            LOG.info("taking the clone back: %s", error, instance=self._instance, exc_info=not told)
             try:
                 self._take_back(str(error))
             except Exception:
