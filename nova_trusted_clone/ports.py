@@ -55,6 +55,17 @@ class VtpmBlobs:
     savestate: bytes = dataclasses.field(default=b"", repr=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Passphrase:
+    """What a vTPM's state is encrypted by. It is never logged, and never an argument of a program."""
+
+    value: bytes = dataclasses.field(repr=False)
+
+
+class PassphraseUnavailable(Exception):
+    """The passphrase of a vTPM's state cannot be had; the message says why, and nothing of it."""
+
+
 class VtpmInstance(Protocol):
     """A vTPM that runs outside any guest, until its state is handed over or it is discarded."""
 
@@ -76,17 +87,35 @@ class VtpmInstance(Protocol):
 class VtpmFactory(Protocol):
     """Makes vTPMs on this host."""
 
-    def new(self, name: str, inherited: Sequence[tuple[int, bytes]]) -> VtpmInstance:
+    def new(
+        self,
+        name: str,
+        inherited: Sequence[tuple[int, bytes]],
+        passphrase: Passphrase | None = None,
+    ) -> VtpmInstance:
         """A freshly manufactured vTPM whose PCRs were extended by ``inherited`` (index, digest) in order.
 
         :param name: for the EK certificate's subject
+        :param passphrase: what its state is encrypted by when it is handed over; without one it is not encrypted
         """
 
-    def derive(self, name: str, source: VtpmBlobs) -> VtpmInstance:
-        """A vTPM with the storage hierarchy of ``source`` and an identity (EPS, EK, EK certificate) of its own."""
+    def derive(
+        self, name: str, source: VtpmBlobs, passphrase: Passphrase | None = None
+    ) -> VtpmInstance:
+        """A vTPM with the storage hierarchy of ``source`` and an identity (EPS, EK, EK certificate) of its own.
 
-    def shadow(self, source: VtpmBlobs) -> VtpmInstance:
-        """A short-lived instance of a frozen vTPM's state, to quote by its AK; never given to a guest."""
+        :param source: not encrypted
+        :param passphrase: as for ``new``
+        """
+
+    def shadow(self, source: VtpmBlobs, passphrase: Passphrase | None = None) -> VtpmInstance:
+        """A short-lived instance of a frozen vTPM's state, to quote by its AK; never given to a guest.
+
+        :param passphrase: what ``source`` is encrypted by, if it is
+        """
+
+    def decrypt(self, source: VtpmBlobs, passphrase: Passphrase) -> VtpmBlobs:
+        """The same state, encrypted no longer."""
 
     def close(self) -> None:
         """End what is kept warm, and every instance that was neither handed over nor discarded."""
@@ -114,6 +143,7 @@ class NicShape:
 class ServerShape:
     """What a hypervisor says of a running server before anything is changed.
 
+    :ivar vtpm_secret: UUID of the libvirt secret that encrypts its vTPM's state, if one does
     :ivar obstacles: reasons, in words, why this server cannot be cloned; empty when it can
     """
 
@@ -125,6 +155,7 @@ class ServerShape:
     nics: tuple[NicShape, ...]
     has_vtpm: bool
     has_generation_id: bool
+    vtpm_secret: str | None = None
     obstacles: tuple[str, ...] = ()
 
 
@@ -159,6 +190,19 @@ class Frozen:
     steps: tuple[tuple[str, float], ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class MemoryFiles:
+    """A frozen server's memory, open for reading; whoever gets it closes it.
+
+    :ivar pid: the process whose memory it is
+    :ivar start_time: clock ticks after boot (proc(5), stat, field 22)
+    """
+
+    pid: int
+    start_time: int
+    descriptors: tuple[int, ...]
+
+
 class SourceHypervisor(Protocol):
     """Freezes a running server while it goes on running."""
 
@@ -176,6 +220,9 @@ class SourceHypervisor(Protocol):
         The memory stream is sent to ``drain_socket``, where an exporter listens already. What this puts onto the server is
         named in ``directory`` before it is done, so that ``release`` can take it off after a crash too.
         """
+
+    def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
+        """The server's memory, open, for an exporter that may not open it itself; None where it may."""
 
     def release(self, server_uuid: str, directory: pathlib.Path) -> None:
         """Take everything that a freeze put onto the server off again; resume it if it was left paused; repeatable."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -24,8 +25,9 @@ from nova_trusted_clone.core.attest.roles import Role
 from nova_trusted_clone.core.errors import CoreError, MalformedInput
 from nova_trusted_clone.core.protocol.session import LocalHost
 from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
+from nova_trusted_clone.hypervisor.qemu.secrets import LibvirtPassphrases
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
-from nova_trusted_clone.ports import Peer
+from nova_trusted_clone.ports import Passphrase, Peer
 from nova_trusted_clone.tpm.connection import Transport
 from nova_trusted_clone.tpm.esys import EsysTpm
 from nova_trusted_clone.transport import rpc
@@ -161,13 +163,49 @@ def agent_peers(timeout_s: float) -> Callable[[str], Peer]:
     return peer
 
 
-def host(options: Any, peers: Callable[[str], Peer] | None = None) -> Host:
+def _use_privileges(how: str) -> None:
+    """Start the daemons that do what this process may not; before anything else, so that what is missing is told now.
+
+    :raises ConfigError: they cannot be started
+    """
+    if how == "direct" or (how == "auto" and os.geteuid() == 0):
+        return
+    # Not at the top: an agent that is root needs none of what it imports.
+    from nova_trusted_clone.privsep import daemons
+
+    try:
+        daemons.start()
+    except daemons.PrivilegeError as error:
+        raise ConfigError(f"privileged_access: {how}: {error}") from error
+    daemons.use()
+
+
+def _passphrases(
+    uri: str, ask: Callable[[str, str], bytes | None] | None
+) -> Callable[[str, str], Passphrase]:
+    """What ``ask`` knows, and what libvirt knows."""
+    of_libvirt = LibvirtPassphrases(uri)
+
+    def passphrase(server_uuid: str, secret_uuid: str) -> Passphrase:
+        value = ask(server_uuid, secret_uuid) if ask is not None else None
+        return of_libvirt(server_uuid, secret_uuid) if value is None else Passphrase(value)
+
+    return passphrase
+
+
+def host(
+    options: Any,
+    peers: Callable[[str], Peer] | None = None,
+    passphrase: Callable[[str, str], bytes | None] | None = None,
+) -> Host:
     """Make the host of group ``[trusted_clone]``; its directories are there afterwards.
 
     :param peers: how other hosts are reached; by their agents' own ports unless said otherwise
-
+    :param passphrase: asked, by the server's UUID and the secret's, what encrypts a vTPM's state; where it says None
+        libvirt is asked. May raise ``PassphraseUnavailable``
     :raises ConfigError: when something in the options does not hold
     """
+    _use_privileges(options.privileged_access)
     try:
         enrolled = identity.load(pathlib.Path(options.identity_path))
         issuer = EkIssuer.from_files(enrolled.vtpm_ca_key, enrolled.vtpm_ca_certificate)
@@ -194,4 +232,5 @@ def host(options: Any, peers: Callable[[str], Peer] | None = None) -> Host:
         source=QemuSource(options.libvirt_uri),
         destination=QemuDestination(options.libvirt_uri, pathlib.Path(options.memory_backing_dir)),
         peers=peers or agent_peers(options.message_timeout_s),
+        passphrases=_passphrases(options.libvirt_uri, passphrase),
     )

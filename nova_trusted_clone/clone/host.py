@@ -12,6 +12,7 @@ from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.core.protocol.source import LocalHost
 from nova_trusted_clone.ports import (
     DestinationHypervisor,
+    Passphrase,
     Peer,
     Quote,
     SourceHypervisor,
@@ -73,6 +74,8 @@ class Host:
 
     :ivar open_tpm: opens the host's TPM; the caller closes it, so that others can use it in between
     :ivar peers: another host by its address, in whatever words the transport has for it
+    :ivar passphrases: what encrypts a vTPM's state here, by the server's UUID and the secret's; raises
+        ``PassphraseUnavailable``
     :ivar ground: reads the operator's roots and policy anew, so that a change needs no restart
     """
 
@@ -85,6 +88,7 @@ class Host:
     source: SourceHypervisor
     destination: DestinationHypervisor
     peers: Callable[[str], Peer]
+    passphrases: Callable[[str, str], Passphrase]
     now: Callable[[], int] = lambda: int(time.time())
 
     def quote(self, qualifying_data: bytes, pcrs: Sequence[int]) -> Quote:

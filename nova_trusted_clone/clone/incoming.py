@@ -27,6 +27,8 @@ from nova_trusted_clone.ports import (
     HostSide,
     Identity,
     NicIdentity,
+    Passphrase,
+    PassphraseUnavailable,
     RestorePlan,
     VtpmBlobs,
     VtpmInstance,
@@ -295,7 +297,7 @@ class Incoming:
 
     def _make_vtpm(self, inherited: Sequence[tuple[int, bytes]]) -> list[Any]:
         """Make the clone's vTPM, have it quote, and keep its state for the restore."""
-        self._vtpm = self._host.vtpms.new(self.identity.uuid, inherited)
+        self._vtpm = self._host.vtpms.new(self.identity.uuid, inherited, self._passphrase())
         try:
             left = self._feed(events.VtpmReady(vtpm=self._vtpm_identity("new")))
             self._keep(self._vtpm.hand_over(), MADE)
@@ -305,7 +307,7 @@ class Incoming:
         return left
 
     def _derive_vtpm(self, source: VtpmBlobs) -> None:
-        self._vtpm = self._host.vtpms.derive(self.identity.uuid, source)
+        self._vtpm = self._host.vtpms.derive(self.identity.uuid, source, self._passphrase())
         try:
             with self._lock:
                 self._require_done(
@@ -315,6 +317,19 @@ class Incoming:
         finally:
             self._vtpm.discard()
             self._vtpm = None
+
+    def _passphrase(self) -> Passphrase | None:
+        """What the clone's vTPM's state is encrypted by, where the control plane named a secret for that.
+
+        :raises Rejected: when it cannot be had
+        """
+        side = self.identity.host_side
+        if side is None or side.vtpm_secret is None:
+            return None
+        try:
+            return self._host.passphrases(self.identity.uuid, side.vtpm_secret)
+        except PassphraseUnavailable as error:
+            raise Rejected(str(error)) from error
 
     def _vtpm_identity(self, mode: str) -> events.VtpmIdentity:
         assert self._vtpm is not None

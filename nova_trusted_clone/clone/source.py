@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import os
 import pathlib
 import threading
 import time
@@ -29,7 +30,14 @@ from nova_trusted_clone.core.protocol.order import Order, SignedOrder
 from nova_trusted_clone.core.protocol.proofs import certified_vtpm
 from nova_trusted_clone.datapath.control import ControlError
 from nova_trusted_clone.datapath.processes import ProcessFailed
-from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape, VtpmInstance
+from nova_trusted_clone.ports import (
+    Frozen,
+    Passphrase,
+    PassphraseUnavailable,
+    RegionSource,
+    ServerShape,
+    VtpmInstance,
+)
 
 LOG = logging.getLogger(__name__)
 EXPORTER = "nova_trusted_clone.cmd.exporter"
@@ -68,6 +76,8 @@ class FreezeJob:
             host.place.libvirt_uri,
             server_uuid,
         )
+        self._passphrase: Passphrase | None = None
+        self._vtpm_is_readable = True
         self._abort = threading.Event()
         self.released = threading.Event()
 
@@ -133,6 +143,25 @@ class FreezeJob:
             if reasons:
                 clone.fail("; ".join(reasons))
         self._require_some()
+        if shape.vtpm_secret is not None:
+            self._fetch_passphrase(shape.vtpm_secret)
+
+    def _fetch_passphrase(self, secret_uuid: str) -> None:
+        """Get what encrypts the vTPM's state, before anything is changed; without it the vTPM cannot vouch.
+
+        :raises FreezeFailed: where the clones cannot do without
+        """
+        try:
+            self._passphrase = self._host.passphrases(self.server_uuid, secret_uuid)
+        except PassphraseUnavailable as error:
+            if self._derives or not self.clones[0].ground.policy.allow_without_vtpm:
+                raise FreezeFailed(str(error)) from error
+            LOG.info("freeze %s: the host vouches for the server: %s", self.group, error)
+            self._vtpm_is_readable = False
+
+    @property
+    def _derives(self) -> bool:
+        return self.clones[0].order.vtpm_mode == "derive"
 
     def _start_exporter(self) -> bytes:
         # The guard needs a moment to watch, and has it during the handshake.
@@ -192,6 +221,7 @@ class FreezeJob:
         self._record("freezing")
         frozen = self._freeze()
         self.pause_s = frozen.pause_s
+        self._hand_over_memory(frozen)
         reply = self._exporter.call(
             "frozen",
             regions=[_region_row(r) for r in (*frozen.regions, *self._vtpm_region(frozen))],
@@ -216,13 +246,29 @@ class FreezeJob:
         self._guard.pause_is_over()
         return frozen
 
+    def _hand_over_memory(self, frozen: Frozen) -> None:
+        """The exporter has no right of its own over the server's process."""
+        memory = self._host.source.memory_files(frozen)
+        if memory is None:
+            return
+        try:
+            self._exporter.call(
+                "memory", memory.descriptors, pid=memory.pid, start_time=memory.start_time
+            )
+        finally:
+            for descriptor in memory.descriptors:
+                os.close(descriptor)
+
     def _vtpm_region(self, frozen: Frozen) -> list[RegionSource]:
         """The vTPM's state leaves the host only when the order says that the clone's is derived from it."""
-        if frozen.vtpm is None or self.clones[0].order.vtpm_mode != "derive":
+        if frozen.vtpm is None or not self._derives:
             return []
+        state = frozen.vtpm
+        if self._passphrase is not None:
+            state = self._host.vtpms.decrypt(state, self._passphrase)
         path = self._freeze_directory / "vtpm"
         path.touch(mode=0o600)
-        path.write_bytes(pack_vtpm(frozen.vtpm))
+        path.write_bytes(pack_vtpm(state))
         return [
             RegionSource("vtpm", "vtpm", path.stat().st_size, {"type": "file", "path": str(path)})
         ]
@@ -232,9 +278,9 @@ class FreezeJob:
 
         :raises FreezeFailed: where it does not
         """
-        if frozen.vtpm is None:
+        if frozen.vtpm is None or not self._vtpm_is_readable:
             return None
-        shadow = self._host.vtpms.shadow(frozen.vtpm)
+        shadow = self._host.vtpms.shadow(frozen.vtpm, self._passphrase)
         ground = self.clones[0].ground
         verdict = certified_vtpm(
             shadow.ek_chain, self._host.local.host_id, ground.anchors, self._host.now()

@@ -15,8 +15,11 @@ from nova_trusted_clone.vtpm.base import MAX_BLOB, VtpmStateError
 
 _HEADER = struct.Struct(">BBHHI")
 _VERSION = 2
-_ENCRYPTED = 0x01 | 0x02
-"""Encrypted by the state's key, or by the migration key."""
+_STORED_ENCRYPTED = 0x01
+"""By the key of swtpm's files, which state on its way never is alone (``--key``)."""
+
+_ENCRYPTED = 0x02
+"""By the key of state on its way (``--migration-key``)."""
 
 _CLEAR_STATE_MAGIC = struct.pack(">I", 0x98897667)
 """Starts libtpms' STATE_CLEAR_DATA in the volatile state."""
@@ -28,10 +31,11 @@ and bytes of platformAuth."""
 _MAX_AUTH = 64
 
 
-def require_blob(kind: str, blob: bytes) -> None:
-    """Raise ``VtpmStateError`` unless ``blob`` is a whole, unencrypted swtpm state blob.
+def require_blob(kind: str, blob: bytes, *, encrypted: bool = False) -> None:
+    """Raise ``VtpmStateError`` unless ``blob`` is a whole swtpm state blob.
 
     :param kind: ``permanent``, ``volatile`` or ``savestate``, for the message
+    :param encrypted: whether it must be, or must not be
     """
     if not _HEADER.size < len(blob) <= MAX_BLOB:
         raise VtpmStateError(f"{kind} state: {len(blob)} bytes, expected up to {MAX_BLOB}")
@@ -42,19 +46,21 @@ def require_blob(kind: str, blob: bytes) -> None:
         raise VtpmStateError(
             f"{kind} state: header says {header_size} + {total} bytes, found {len(blob)}"
         )
-    if flags & _ENCRYPTED:
-        raise VtpmStateError(
-            f"{kind} state: encrypted (flags 0x{flags:04x}); encrypted vTPM state cannot be cloned"
-        )
+    if flags & _STORED_ENCRYPTED or bool(flags & _ENCRYPTED) != encrypted:
+        expected = "by the passphrase on its way" if encrypted else "not encrypted"
+        raise VtpmStateError(f"{kind} state: flags 0x{flags:04x}, expected it {expected}")
 
 
-def require_blobs(blobs: ports.VtpmBlobs) -> None:
+def require_blobs(blobs: ports.VtpmBlobs, *, encrypted: bool = False) -> None:
     """Raise ``VtpmStateError`` unless these are the blobs of a running vTPM; ``savestate`` may
-    be empty."""
-    require_blob("permanent", blobs.permanent)
-    require_blob("volatile", blobs.volatile)
+    be empty.
+
+    :param encrypted: whether all of them must be, or none may be
+    """
+    require_blob("permanent", blobs.permanent, encrypted=encrypted)
+    require_blob("volatile", blobs.volatile, encrypted=encrypted)
     if blobs.savestate:
-        require_blob("savestate", blobs.savestate)
+        require_blob("savestate", blobs.savestate, encrypted=encrypted)
 
 
 def platform_authorization(volatile: bytes) -> bytes:

@@ -29,6 +29,11 @@ class _Command(enum.IntEnum):
     SET_STATE = 0x0D
 
 
+_WITHOUT_STORAGE_KEY = 0x01
+"""PTM_STATE_FLAG_DECRYPTED: without the encryption of swtpm's own files, as QEMU asks for it. A migration key applies all
+the same."""
+
+
 class Blob(enum.IntEnum):
     """The kinds of state."""
 
@@ -57,9 +62,9 @@ class ControlChannel:
         self._request(_Command.STORE_VOLATILE)
 
     def get_state(self, kind: Blob) -> bytes:
-        """Return a state blob, unencrypted; empty when there is no saved state."""
+        """Return a state blob, encrypted by the migration key where swtpm has one; empty when there is no saved state."""
         with self._connected() as channel:
-            channel.sendall(struct.pack(">IIII", _Command.GET_STATE, 0, kind, 0))
+            channel.sendall(struct.pack(">IIII", _Command.GET_STATE, _WITHOUT_STORAGE_KEY, kind, 0))
             result, flags, total, length = struct.unpack(">IIII", _read(channel, 16))
             if result == _NONE_OF_THAT_KIND and kind is Blob.SAVESTATE and not total:
                 return b""
@@ -67,7 +72,7 @@ class ControlChannel:
             if flags or total != length or total > MAX_BLOB:
                 raise VtpmStateError(
                     f"{kind.name.lower()} state: flags {flags}, {length} of {total} bytes, "
-                    f"expected it whole, unencrypted and up to {MAX_BLOB}"
+                    f"expected it whole, without the storage key's encryption and up to {MAX_BLOB}"
                 )
             return _read(channel, length)
 

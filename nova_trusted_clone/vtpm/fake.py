@@ -20,30 +20,51 @@ class _State:
     keys: Keys
     pcrs: Mapping[int, bytes]
     chain: tuple[bytes, ...]
+    passphrase: ports.Passphrase | None
 
 
 _STATES: dict[bytes, _State] = {}
 
 
-def blobs_of(tpm: SoftwareTpm, chain: Sequence[bytes]) -> ports.VtpmBlobs:
+def blobs_of(
+    tpm: SoftwareTpm, chain: Sequence[bytes], passphrase: ports.Passphrase | None = None
+) -> ports.VtpmBlobs:
     """Return blobs for a software TPM that runs in a pretended guest."""
+    state = _State(tpm.keys, dict(tpm.read_pcrs(range(24))), tuple(chain), passphrase)
+    return _blobs(state)
+
+
+def _blobs(state: _State) -> ports.VtpmBlobs:
     ticket = secrets.token_bytes(16)
-    _STATES[ticket] = _State(tpm.keys, dict(tpm.read_pcrs(range(24))), tuple(chain))
+    _STATES[ticket] = state
     return ports.VtpmBlobs(permanent=ticket, volatile=b"volatile")
 
 
-def _state_of(blobs: ports.VtpmBlobs) -> _State:
-    if blobs.permanent not in _STATES:
+def _state_of(blobs: ports.VtpmBlobs, passphrase: ports.Passphrase | None = None) -> _State:
+    state = _STATES.get(blobs.permanent)
+    if state is None:
         raise VtpmStateError("permanent state: not one of this process's fake vTPMs")
-    return _STATES[blobs.permanent]
+    if state.passphrase != passphrase:
+        raise VtpmStateError("permanent state: encrypted by another passphrase, or by none")
+    return state
 
 
 class FakeVtpmInstance:
     """``ports.VtpmInstance`` in memory."""
 
-    def __init__(self, tpm: SoftwareTpm, chain: Sequence[bytes], *, shadow: bool = False) -> None:
-        """:param shadow: quotes only"""
+    def __init__(
+        self,
+        tpm: SoftwareTpm,
+        chain: Sequence[bytes],
+        passphrase: ports.Passphrase | None = None,
+        *,
+        shadow: bool = False,
+    ) -> None:
+        """:param passphrase: what its state is encrypted by
+        :param shadow: quotes only
+        """
         self._tpm, self._chain, self._shadow, self._gone = tpm, tuple(chain), shadow, False
+        self._passphrase = passphrase
 
     @property
     def ek_chain(self) -> Sequence[bytes]:
@@ -62,7 +83,7 @@ class FakeVtpmInstance:
         if self._gone or self._shadow:
             raise VtpmGoneError("this vTPM was handed over, discarded, or is a shadow")
         self._gone = True
-        return blobs_of(self._tpm, self._chain)
+        return blobs_of(self._tpm, self._chain, self._passphrase)
 
     def discard(self) -> None:
         """Forget it."""
@@ -82,23 +103,36 @@ class FakeVtpmFactory:
         """:param make_keys: keys for each new vTPM"""
         self._issuer, self._make_keys = issuer, make_keys
 
-    def new(self, name: str, inherited: Sequence[tuple[int, bytes]]) -> ports.VtpmInstance:
+    def new(
+        self,
+        name: str,
+        inherited: Sequence[tuple[int, bytes]],
+        passphrase: ports.Passphrase | None = None,
+    ) -> ports.VtpmInstance:
         """A vTPM with new keys, extended by ``inherited``."""
         tpm = SoftwareTpm(self._make_keys())
         for pcr, digest in inherited:
             tpm.extend(pcr, digest)
-        return FakeVtpmInstance(tpm, self._certify(tpm, name))
+        return FakeVtpmInstance(tpm, self._certify(tpm, name), passphrase)
 
-    def derive(self, name: str, source: ports.VtpmBlobs) -> ports.VtpmInstance:
+    def derive(
+        self, name: str, source: ports.VtpmBlobs, passphrase: ports.Passphrase | None = None
+    ) -> ports.VtpmInstance:
         """A vTPM with new keys and the PCRs of ``source``."""
         tpm = SoftwareTpm(self._make_keys(), pcrs=_state_of(source).pcrs)
-        return FakeVtpmInstance(tpm, self._certify(tpm, name))
+        return FakeVtpmInstance(tpm, self._certify(tpm, name), passphrase)
 
-    def shadow(self, source: ports.VtpmBlobs) -> ports.VtpmInstance:
+    def shadow(
+        self, source: ports.VtpmBlobs, passphrase: ports.Passphrase | None = None
+    ) -> ports.VtpmInstance:
         """The very keys and PCRs of ``source``, to quote."""
-        state = _state_of(source)
+        state = _state_of(source, passphrase)
         tpm = _ShadowTpm(state.keys, state.chain[0] if state.chain else None, pcrs=state.pcrs)
         return FakeVtpmInstance(tpm, state.chain, shadow=True)
+
+    def decrypt(self, source: ports.VtpmBlobs, passphrase: ports.Passphrase) -> ports.VtpmBlobs:
+        """The same state, encrypted no longer."""
+        return _blobs(dataclasses.replace(_state_of(source, passphrase), passphrase=None))
 
     def close(self) -> None:
         """Nothing is kept warm."""

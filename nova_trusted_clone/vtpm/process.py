@@ -17,6 +17,7 @@ import signal
 import subprocess
 import time
 
+from nova_trusted_clone.ports import Passphrase
 from nova_trusted_clone.vtpm.base import VtpmError
 from nova_trusted_clone.vtpm.control import ControlChannel
 
@@ -141,18 +142,32 @@ class SwtpmProcess:
                 f"swtpm_setup ended with {done.returncode}: {done.stderr.strip()[-300:]}"
             )
 
-    def start(self) -> None:
-        """Start the process and wait until both sockets listen; the TPM is not powered on yet."""
+    def start(self, key: Passphrase | None = None, migration_key: Passphrase | None = None) -> None:
+        """Start the process and wait until both sockets listen; the TPM is not powered on yet.
+
+        :param key: encrypts its files
+        :param migration_key: encrypts state that it takes and gives
+        """
+        for path in (self._data, self._control_path):
+            path.unlink(missing_ok=True)  # of a process that ran here before
         command = ["swtpm", "socket", "--tpm2"]
         command += ["--tpmstate", f"dir={self.directory},mode=0600"]
         command += ["--server", f"type=unixio,path={self._data},mode=0600"]
         command += ["--ctrl", f"type=unixio,path={self._control_path},mode=0600"]
-        with (self.directory / "log").open("wb") as log:
+        with (self.directory / "log").open("wb") as log, contextlib.ExitStack() as handed:
+            descriptors = []
+            for option, passphrase in (("--key", key), ("--migration-key", migration_key)):
+                if passphrase is not None:
+                    descriptors.append(_readable(passphrase))
+                    handed.callback(os.close, descriptors[-1])
+                    # As libvirt starts it (qemu_tpm.c): the state goes to and fro between the two.
+                    command += [option, f"pwdfd={descriptors[-1]},mode=aes-256-cbc"]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=descriptors,
                 start_new_session=True,  # a signal to our terminal is not one to the guest's TPM
             )
         started = start_time(self._process.pid)
@@ -184,3 +199,11 @@ class SwtpmProcess:
         """End the process and wipe its directory; harmless when repeated."""
         self.stop()
         wipe(self.directory)
+
+
+def _readable(passphrase: Passphrase) -> int:
+    """A descriptor that reads a passphrase from memory, so that it is on no disk and in no argument."""
+    descriptor = os.memfd_create("passphrase", os.MFD_CLOEXEC)
+    os.write(descriptor, passphrase.value)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

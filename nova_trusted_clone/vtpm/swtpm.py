@@ -42,12 +42,16 @@ class SwtpmInstance:
         tpm: ports.Tpm,
         ek_chain: Sequence[bytes],
         ended: Callable[[SwtpmInstance], None],
+        take: Callable[[SwtpmProcess], ports.VtpmBlobs],
     ) -> None:
-        """:param ended: told when it was handed over or discarded"""
+        """:param ended: told when it was handed over or discarded
+        :param take: takes the state that is handed over
+        """
         self._process = process
         self._tpm = tpm
         self._ek_chain = tuple(ek_chain)
         self._ended = ended
+        self._take = take
         self._gone = False
 
     @property
@@ -69,12 +73,7 @@ class SwtpmInstance:
         """Take the state, stop the process, wipe what it left."""
         if self._gone or isinstance(self._tpm, ShadowTpm):
             raise VtpmGoneError("this vTPM was handed over, discarded, or is a shadow")
-        control = self._process.control
-        control.store_volatile()
-        taken = ports.VtpmBlobs(
-            permanent=control.get_state(Blob.PERMANENT), volatile=control.get_state(Blob.VOLATILE)
-        )
-        state_blobs.require_blobs(taken)
+        taken = self._take(self._process)
         self.discard()
         return taken
 
@@ -133,7 +132,12 @@ class SwtpmFactory:
             self._manufacture, SwtpmProcess.discard, lambda process: process.running, pool_size
         )
 
-    def new(self, name: str, inherited: Sequence[tuple[int, bytes]]) -> ports.VtpmInstance:
+    def new(
+        self,
+        name: str,
+        inherited: Sequence[tuple[int, bytes]],
+        passphrase: ports.Passphrase | None = None,
+    ) -> ports.VtpmInstance:
         """A freshly manufactured vTPM whose PCRs were extended by ``inherited``."""
         process = self._pool.take()
         with _discarded_on_error(process):
@@ -143,9 +147,16 @@ class SwtpmFactory:
                 _close_platform_hierarchy(esys)
                 for pcr, digest in inherited:
                     tpm.extend(pcr, digest)
-            return self._adopt(process, tpm, chain)
+            if passphrase is None:
+                return self._adopt(process, tpm, chain)
+            # It was made before it was known whose it would be.
+            return self._adopt(
+                process, tpm, chain, lambda one: self._encrypted(_state(one), passphrase)
+            )
 
-    def derive(self, name: str, source: ports.VtpmBlobs) -> ports.VtpmInstance:
+    def derive(
+        self, name: str, source: ports.VtpmBlobs, passphrase: ports.Passphrase | None = None
+    ) -> ports.VtpmInstance:
         """A vTPM with the storage hierarchy and PCRs of ``source``, its own endorsement hierarchy
         and random numbers.
 
@@ -155,7 +166,7 @@ class SwtpmFactory:
         """
         state_blobs.require_blobs(source)
         platform_auth = state_blobs.platform_authorization(source.volatile)
-        process = self._resumed(source)
+        process = self._resumed(source, passphrase, passphrase)
         with _discarded_on_error(process):
             tpm = EsysTpm(process.transport)
             with tpm.batch() as esys:
@@ -166,12 +177,19 @@ class SwtpmFactory:
                 nv.remove_identity(esys)  # certificates of keys that are no more
                 chain = self._certify(esys, name)
                 _close_platform_hierarchy(esys)
-            return self._adopt(process, tpm, chain)
+            return self._adopt(
+                process, tpm, chain, lambda one: _state(one, encrypted=passphrase is not None)
+            )
 
-    def shadow(self, source: ports.VtpmBlobs) -> ports.VtpmInstance:
-        """A short-lived instance of a frozen vTPM's state, to quote by its AK."""
-        state_blobs.require_blobs(source)
-        process = self._resumed(source)
+    def shadow(
+        self, source: ports.VtpmBlobs, passphrase: ports.Passphrase | None = None
+    ) -> ports.VtpmInstance:
+        """A short-lived instance of a frozen vTPM's state, to quote by its AK.
+
+        :raises VtpmError: too, when it is not the passphrase
+        """
+        state_blobs.require_blobs(source, encrypted=passphrase is not None)
+        process = self._resumed(source, passphrase, passphrase)
         with _discarded_on_error(process):
             tpm = EsysTpm(process.transport)
             with tpm.batch() as esys:
@@ -180,6 +198,33 @@ class SwtpmFactory:
             _require_ak(tpm)
             chain = () if certificate is None else (certificate, *self._issuer.intermediates)
             return self._adopt(process, ShadowTpm(tpm), chain)
+
+    def decrypt(self, source: ports.VtpmBlobs, passphrase: ports.Passphrase) -> ports.VtpmBlobs:
+        """The same state, encrypted no longer.
+
+        swtpm gives state only as it takes it. So one with the migration key writes it into files, and one without reads
+        them.
+
+        :raises VtpmError: when it is not the passphrase
+        """
+        state_blobs.require_blobs(source, encrypted=True)
+        process = self._resumed(source, None, passphrase)
+        with _discarded_on_error(process):
+            process.control.store_volatile()
+            process.stop()
+            process.start()
+            process.control.init()
+            plain = _state(process)
+        process.discard()
+        return plain
+
+    def _encrypted(self, source: ports.VtpmBlobs, passphrase: ports.Passphrase) -> ports.VtpmBlobs:
+        """The same state, encrypted: what an swtpm with a migration key is given plain it gives encrypted."""
+        process = self._resumed(source, passphrase, passphrase)
+        with _discarded_on_error(process):
+            sealed = _state(process, encrypted=True)
+        process.discard()
+        return sealed
 
     @property
     def ready(self) -> int:
@@ -208,11 +253,16 @@ class SwtpmFactory:
                     )
         return process
 
-    def _resumed(self, source: ports.VtpmBlobs) -> SwtpmProcess:
+    def _resumed(
+        self,
+        source: ports.VtpmBlobs,
+        key: ports.Passphrase | None,
+        migration_key: ports.Passphrase | None,
+    ) -> SwtpmProcess:
         """Start an swtpm in the very state of ``source``."""
         process = SwtpmProcess(self._directory)
         with _discarded_on_error(process):
-            process.start()
+            process.start(key, migration_key)
             process.control.set_state(Blob.PERMANENT, source.permanent)
             process.control.set_state(Blob.VOLATILE, source.volatile)
             if source.savestate:
@@ -227,9 +277,13 @@ class SwtpmFactory:
         return chain
 
     def _adopt(
-        self, process: SwtpmProcess, tpm: ports.Tpm, chain: Sequence[bytes]
+        self,
+        process: SwtpmProcess,
+        tpm: ports.Tpm,
+        chain: Sequence[bytes],
+        take: Callable[[SwtpmProcess], ports.VtpmBlobs] | None = None,
     ) -> SwtpmInstance:
-        instance = SwtpmInstance(process, tpm, chain, self._forget)
+        instance = SwtpmInstance(process, tpm, chain, self._forget, take or _state)
         with self._mutex:
             self._live.add(instance)
         return instance
@@ -237,6 +291,20 @@ class SwtpmFactory:
     def _forget(self, instance: SwtpmInstance) -> None:
         with self._mutex:
             self._live.discard(instance)
+
+
+def _state(process: SwtpmProcess, *, encrypted: bool = False) -> ports.VtpmBlobs:
+    """Take a running swtpm's state.
+
+    :param encrypted: whether it has a migration key
+    """
+    control = process.control
+    control.store_volatile()
+    taken = ports.VtpmBlobs(
+        permanent=control.get_state(Blob.PERMANENT), volatile=control.get_state(Blob.VOLATILE)
+    )
+    state_blobs.require_blobs(taken, encrypted=encrypted)
+    return taken
 
 
 @contextlib.contextmanager

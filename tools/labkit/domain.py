@@ -23,6 +23,7 @@ class Disk:
 class GuestDefinition:
     """Everything that a guest is made of.
 
+    :ivar vtpm_secret: UUID of the libvirt secret that encrypts its vTPM's state
     :ivar genid: whether it has a generation id; libvirt makes the value
     :ivar pages: 4 KiB pages that the guest keeps under check; 0: half of its memory
     :ivar page_rate: pages that it changes in a second
@@ -40,6 +41,7 @@ class GuestDefinition:
     macs: tuple[str, ...] = ()
     bridge: str = "br0"
     vtpm: bool = True
+    vtpm_secret: str | None = None
     genid: bool = True
     video: bool = False
     pages: int = 0
@@ -53,6 +55,9 @@ class GuestDefinition:
         return f"console=ttyS0 quiet loglevel=1 panic=-1 random.trust_cpu=on {asked}"
 
 
+_EMULATOR = "type='emulator' version='2.0'"
+
+
 def to_xml(guest: GuestDefinition) -> str:
     """The domain's XML for libvirt on TCG."""
     devices = [
@@ -62,7 +67,7 @@ def to_xml(guest: GuestDefinition) -> str:
         _serial(guest.serial, 0),
         *([_serial(guest.beat, 1)] if guest.beat else []),
         *(
-            ["<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"]
+            [f"<tpm model='tpm-crb'><backend {_EMULATOR}>{_encryption(guest)}</backend></tpm>"]
             if guest.vtpm
             else []
         ),
@@ -90,6 +95,14 @@ def to_xml(guest: GuestDefinition) -> str:
             "</devices>",
             "</domain>",
         ]
+    )
+
+
+def _encryption(guest: GuestDefinition) -> str:
+    return (
+        f"<encryption secret={quoteattr(guest.vtpm_secret)}/>"
+        if guest.vtpm_secret is not None
+        else ""
     )
 
 

@@ -28,6 +28,7 @@ class Wish:
     """What a guest shall be; the rest is chosen.
 
     :ivar disks: sizes in MiB, one for each disk (vda, vdb, ...)
+    :ivar vtpm_secret: UUID of a libvirt secret of the host that encrypts the vTPM's state
     :ivar pages: pages of 4 KiB under check; 0: half of the memory
     """
 
@@ -38,6 +39,7 @@ class Wish:
     disk_format: str = "qcow2"
     nics: int = 1
     vtpm: bool = True
+    vtpm_secret: str | None = None
     genid: bool = True
     video: bool = False
     pages: int = 0
@@ -145,6 +147,7 @@ def start(host: Host, wish: Wish) -> Guest:
         disks=disks,
         macs=tuple(new_mac() for _ in range(wish.nics)),
         vtpm=wish.vtpm,
+        vtpm_secret=wish.vtpm_secret,
         genid=wish.genid,
         video=wish.video,
         pages=wish.pages,

@@ -71,6 +71,12 @@ def nics(root: ET.Element) -> list[tuple[str, str]]:
     ]
 
 
+def vtpm_secret(root: ET.Element) -> str | None:
+    """UUID of the libvirt secret that encrypts the vTPM's state, if one does."""
+    encryption = root.find("devices/tpm/backend/encryption")
+    return encryption.get("secret") if encryption is not None else None
+
+
 def machine(root: ET.Element) -> str:
     """The machine type, such as ``pc-q35-7.2``.
 

@@ -84,8 +84,7 @@ def of_clone(
     own = {target: image_of(identity, directory, target) for target in backings}
     _own_disks(devices, own, backings)
     _own_files(devices, directory, side.console_log if side is not None else None)
-    if side is not None:
-        _own_vtpm_secret(devices, side.vtpm_secret)
+    _own_vtpm_secret(devices, side.vtpm_secret if side is not None else None)
     _own_graphics(devices)
     for label in [*devices.iterfind(".//source[seclabel]")]:
         _drop(label, "seclabel")

@@ -34,6 +34,7 @@ def shape(domain: Any) -> ServerShape:
         nics=tuple(NicShape(alias, mac) for alias, mac in definition.nics(root)),
         has_vtpm=root.find("devices/tpm") is not None,
         has_generation_id=root.find("genid") is not None,
+        vtpm_secret=definition.vtpm_secret(root),
         obstacles=tuple(
             ([] if running else ["the server is not running"])
             + device_obstacles(root)

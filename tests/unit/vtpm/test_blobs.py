@@ -35,13 +35,26 @@ def test_a_whole_blob_is_good():
         (blob() + b"x", "header says"),
         (blob(version=3), "format 3"),
         (blob(header=12), "header says"),
-        (blob(flags=1), "encrypted"),
-        (blob(flags=6), "encrypted"),
+        (blob(flags=1), "flags 0x0001, expected it not encrypted"),
+        (blob(flags=6), "flags 0x0006, expected it not encrypted"),
     ],
 )
 def test_what_is_not_whole_is_named(bad, said):
     with pytest.raises(VtpmStateError, match=f"volatile state: .*{said}"):
         require_blob("volatile", bad)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (4, "flags 0x0004, expected it by the passphrase"),
+        (0x17, "flags 0x0017, expected it by the passphrase"),  # by the files' key besides
+    ],
+)
+def test_encrypted_state_is_what_was_expected(flags, said):
+    require_blob("volatile", blob(flags=0x16), encrypted=True)
+    with pytest.raises(VtpmStateError, match=said):
+        require_blob("volatile", blob(flags=flags), encrypted=True)
 
 
 @pytest.mark.parametrize("position", range(3))

@@ -39,7 +39,7 @@ def state(data=b"blob", *, result=0, flags=0, total=None):
 def test_a_blob_is_read_whole_in_one_request(tmp_path):
     with answering(tmp_path / "c", state(b"x" * 9000)) as requests:
         assert ControlChannel(str(tmp_path / "c")).get_state(Blob.VOLATILE) == b"x" * 9000
-    assert requests == [struct.pack(">IIII", 0x0C, 0, 2, 0)]
+    assert requests == [struct.pack(">IIII", 0x0C, 1, 2, 0)]
 
 
 def test_no_saved_state_is_empty(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from nova_trusted_clone.core.attest import certchain, quote, tpm_structs
 from nova_trusted_clone.core.attest.roles import Role
-from nova_trusted_clone.ports import VtpmBlobs
+from nova_trusted_clone.ports import Passphrase, VtpmBlobs
 from nova_trusted_clone.tpm.fake import SoftwareTpm, shared_keys
 from nova_trusted_clone.vtpm.base import VtpmGoneError, VtpmReadOnlyError, VtpmStateError
 from nova_trusted_clone.vtpm.fake import FakeVtpmFactory, blobs_of
@@ -78,3 +78,20 @@ def test_what_is_handed_over_or_discarded_is_gone(factory):
 def test_blobs_of_nobody(factory):
     with pytest.raises(VtpmStateError):
         factory.shadow(VtpmBlobs(b"?", b"?"))
+
+
+def test_encrypted_state_is_read_by_its_passphrase_alone(factory):
+    passphrase = Passphrase(b"of the source")
+    blobs = factory.new("server", LOG, passphrase).hand_over()
+    for other in (None, Passphrase(b"of another")):
+        with pytest.raises(VtpmStateError, match="another passphrase"):
+            factory.shadow(blobs, other)
+    assert factory.shadow(blobs, passphrase).tpm.read_pcrs([1])
+    with pytest.raises(VtpmStateError):
+        factory.derive("clone", blobs)
+    derived = factory.derive("clone", factory.decrypt(blobs, passphrase), Passphrase(b"own"))
+    assert factory.shadow(derived.hand_over(), Passphrase(b"own")).tpm.read_pcrs([1])
+
+
+def test_a_passphrase_is_never_printed():
+    assert "source" not in repr(Passphrase(b"of the source"))
