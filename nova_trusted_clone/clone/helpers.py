@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import cbor2
@@ -14,6 +15,7 @@ import cbor2
 from nova_trusted_clone.core.errors import MalformedInput
 from nova_trusted_clone.datapath import mounts, processes
 from nova_trusted_clone.datapath.control import ControlClient
+from nova_trusted_clone.hypervisor.qemu import access
 from nova_trusted_clone.ports import VtpmBlobs
 
 CONTROL_SOCKET = "control.sock"
@@ -47,7 +49,9 @@ class Helper:
         """Whether its process runs."""
         return processes.find(self.directory) is not None
 
-    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+    def call(
+        self, operation: str, /, files: Sequence[int] = (), **arguments: Any
+    ) -> dict[str, Any]:
         """Ask it for something.
 
         :raises ControlError: its own words
@@ -55,7 +59,7 @@ class Helper:
         :raises OSError: when it lives and does not answer
         """
         try:
-            return self._control.call(operation, **arguments)
+            return self._control.call(operation, files, **arguments)
         except OSError as error:
             process = processes.find(self.directory)
             # One that was killed closes its sockets a moment before it is gone.
@@ -127,6 +131,8 @@ class Guard:
             *("--uri", uri),
             *("--server", server),
         ]
+        if (daemon := access.daemon()) is not None:
+            self._arguments += ["--helper", daemon.command]
         self._write_end = -1
         self._process: processes.ProcessId | None = None
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import threading
 import time
 from typing import Any
 
 from nova_trusted_clone.clone.helpers import Helper, decode, encode
+from nova_trusted_clone.datapath import mounts
 from nova_trusted_clone.datapath.control import ControlError
+from nova_trusted_clone.datapath.errors import DatapathError
 from nova_trusted_clone.datapath.processes import ProcessFailed
 
 STORE = "nova_trusted_clone.cmd.store"
 POLL_S = 0.02
+# Siblings share a store and its mount: only one of them may make it.
+_MOUNTING = threading.Lock()
 
 
 class StoreFailed(Exception):
@@ -27,8 +33,8 @@ class Store:
 
     @property
     def mount_path(self) -> pathlib.Path:
-        """Where its files are mounted."""
-        return self.directory / "mnt"
+        """Where its files are mounted: QEMU, another user, goes through to it, and into nothing else of ours."""
+        return self.directory.parent.parent / "mnt" / self.directory.name
 
     @property
     def alive(self) -> bool:
@@ -90,8 +96,24 @@ class Store:
             mode=mode,
             network_limit_s=limit_s,
         )
-        self.mount_path.mkdir(exist_ok=True)
-        self._call("mount", path=str(self.mount_path))
+        with _MOUNTING:
+            if self._call("status").get("mount") is None:
+                self._mount()
+
+    def _mount(self) -> None:
+        for path in (self.mount_path.parent, self.mount_path):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o711)
+        try:
+            connection = mounts.connect(self.mount_path)
+        except (DatapathError, OSError) as error:
+            raise StoreFailed(f"the store's mount: {error}") from error
+        files = [] if connection is None else [connection]
+        try:
+            self._call("mount", files=files, path=str(self.mount_path))
+        finally:
+            for descriptor in files:
+                os.close(descriptor)
 
     def add_clone(self, name: str) -> None:
         """Make the directory in which a clone's RAM files appear."""
@@ -119,6 +141,9 @@ class Store:
     def stop(self) -> None:
         """End it, unmount, and remove what it kept."""
         self._helper.stop()
+        mounts.unmount(self.mount_path)
+        if self.mount_path.exists():
+            self.mount_path.rmdir()
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         try:

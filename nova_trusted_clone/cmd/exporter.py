@@ -1,8 +1,8 @@
 """nova-trusted-clone-exporter: serves one freeze of one server to the stores that were admitted.
 
 Started by the source's service in a session of its own, so that it outlives it. It listens for the memory stream before the
-pause and reads it at full speed whatever the network does; it reads the source's memory, which is the one privilege it needs
-(CAP_SYS_PTRACE). It is told what to do over the control socket in its directory; its log goes to ``exporter.log`` there.
+pause and reads it at full speed whatever the network does. It reads the source's memory through files that it is handed open,
+and needs no privilege. It is told what to do over the control socket in its directory; its log goes to ``exporter.log`` there.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from nova_trusted_clone.datapath.errors import DatapathError
 from nova_trusted_clone.datapath.exporter import Exporter
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 from nova_trusted_clone.hypervisor.qemu.sources import FrozenSources
 
 LOG = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class ExporterProcess:
             ),
             "identity": operation(self._identity),
             "drain": operation(self._drain),
+            "memory": operation(self._memory, {"pid": NUMBER, "start_time": NUMBER}, files=2),
             "admit": operation(self._admit, {"certificate": BASE64, "clone_id": TEXT}),
             "dismiss": operation(self._dismiss, {"clone_id": TEXT}),
             "early": operation(self._early, {"regions": LIST}),
@@ -106,6 +108,15 @@ class ExporterProcess:
             sources.start()
             self._sources = sources
         return {"socket": str(self._directory / DRAIN_SOCKET)}
+
+    def _memory(self, pid: int, start_time: int, files: tuple[int, ...]) -> None:
+        """Read the guest's memory through these files (``hypervisor.qemu.memory.open_memory``)."""
+        memory, pagemap = files
+        if self._sources is None:
+            os.close(memory)
+            os.close(pagemap)
+            raise DatapathError("nothing drains the memory: ask for drain first")
+        self._sources.take_memory(ProcessId(pid, start_time), (memory, pagemap))
 
     def _admit(self, certificate: bytes, clone_id: str) -> None:
         self.exporter.admit(certificate, clone_id)

@@ -81,7 +81,8 @@ class StoreProcess:
                     "network_limit_s": optional(SECONDS),
                 },
             ),
-            "mount": operation(self._mount_at, {"path": TEXT}),
+            # Brings the connection where another process mounted it already.
+            "mount": operation(self._mount_at, {"path": TEXT}, files=1, files_optional=True),
             "add_clone": operation(self._add_clone, {"name": TEXT}),
             "status": operation(self.status),
             "wait_complete": operation(self._wait_complete, {"limit_s": optional(SECONDS)}),
@@ -100,13 +101,15 @@ class StoreProcess:
     def _fetch(self, regions: list[Any], **arguments: Any) -> None:
         self._store.fetch(regions=region_table(regions), **arguments)
 
-    def _mount_at(self, path: str) -> None:
+    def _mount_at(self, path: str, files: tuple[int, ...] = ()) -> None:
         with self._lock:
             if self._mount is not None:
+                for descriptor in files:
+                    os.close(descriptor)
                 if self._mount.path == pathlib.Path(path):
                     return
                 raise fuse.MountError(f"path: {self._mount.path} is mounted already")
-            mount = fuse.Mount(self._store, pathlib.Path(path))
+            mount = fuse.Mount(self._store, pathlib.Path(path), *files)
             mount.start()
             self._mount = mount
         self.write_state()

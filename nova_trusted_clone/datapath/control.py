@@ -1,11 +1,13 @@
 """The control channel of a helper process: a unix socket in its private directory.
 
 One connection carries one request and one reply, each a JSON object after a 4-byte big-endian length. What an operation takes
-is declared as a table of fields; a request with a missing, unknown or wrong field is answered with an error that names it.
+is declared as a table of fields; a request with a missing, unknown or wrong field is answered with an error that names it. A
+request may bring open descriptors (unix(7), SCM_RIGHTS): of what the helper may not open itself.
 """
 
 from __future__ import annotations
 
+import array
 import base64
 import binascii
 import contextlib
@@ -17,7 +19,7 @@ import pathlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nova_trusted_clone.core.errors import CoreError
@@ -29,6 +31,7 @@ LOG = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 2 << 20
 MAX_CONNECTIONS = 32
 REQUEST_LIMIT_S = 10.0
+MAX_FILES = 8
 _LENGTH = struct.Struct(">I")
 # struct ucred of unix(7): pid, uid, gid.
 _CREDENTIALS = struct.Struct("3i")
@@ -105,10 +108,14 @@ class Operation:
     """What a helper can be asked for.
 
     :ivar run: called with the decoded fields by name; returns a JSON object or nothing
+    :ivar files: open descriptors that a request brings, exactly so many, or none where ``files_optional``; given as ``files``
+        (a tuple), and from then on the operation's to close
     """
 
     run: Callable[..., Mapping[str, Any] | None]
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+    files: int = 0
+    files_optional: bool = False
 
 
 def decode_arguments(operation: str, fields: Mapping[str, Field], raw: Any) -> dict[str, Any]:
@@ -134,17 +141,34 @@ def decode_arguments(operation: str, fields: Mapping[str, Field], raw: Any) -> d
     return arguments
 
 
-def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
+def _send(connection: socket.socket, message: Mapping[str, Any], files: Sequence[int] = ()) -> None:
     raw = json.dumps(message).encode()
     if len(raw) > MAX_MESSAGE_BYTES:
         raise ControlError(
             f"a message of {len(raw)} bytes; at most {MAX_MESSAGE_BYTES} are allowed"
         )
-    connection.sendall(_LENGTH.pack(len(raw)) + raw)
+    if files:
+        socket.send_fds(connection, [_LENGTH.pack(len(raw))], list(files))
+        connection.sendall(raw)
+    else:
+        connection.sendall(_LENGTH.pack(len(raw)) + raw)
 
 
-def _receive(connection: socket.socket) -> dict[str, Any]:
-    (length,) = _LENGTH.unpack(_read_exactly(connection, _LENGTH.size))
+def _receive_files(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:
+    """The first bytes of a message, and the descriptors that came with them, which no child inherits."""
+    found = array.array("i")
+    room = socket.CMSG_SPACE(MAX_FILES * found.itemsize)
+    head, ancillary, _flags, _address = connection.recvmsg(
+        _LENGTH.size, room, socket.MSG_CMSG_CLOEXEC
+    )
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(raw[: len(raw) - len(raw) % found.itemsize])
+    return head, tuple(found)
+
+
+def _receive(connection: socket.socket, head: bytes = b"") -> dict[str, Any]:
+    (length,) = _LENGTH.unpack(head + _read_exactly(connection, _LENGTH.size - len(head)))
     if not 0 < length <= MAX_MESSAGE_BYTES:
         raise ControlError(f"a message of {length} bytes; 1 to {MAX_MESSAGE_BYTES} are allowed")
     try:
@@ -183,16 +207,19 @@ class ControlClient:
         self._path = path
         self._timeout_s = timeout_s
 
-    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+    def call(
+        self, operation: str, /, files: Sequence[int] = (), **arguments: Any
+    ) -> dict[str, Any]:
         """Ask for an operation and return its result.
 
+        :param files: open descriptors to take along; the caller's to close
         :raises ControlError: the helper's own words
         :raises OSError: when the helper cannot be reached
         """
         with socket.socket(socket.AF_UNIX) as connection, _short_path(self._path) as name:
             connection.settimeout(self._timeout_s)
             connection.connect(name)
-            _send(connection, {"operation": operation, "arguments": arguments})
+            _send(connection, {"operation": operation, "arguments": arguments}, files)
             reply = _receive(connection)
         error = reply.get("error")
         if isinstance(error, dict):
@@ -255,16 +282,23 @@ class ControlServer:
             self._slots.release()
 
     def _reply(self, connection: socket.socket) -> dict[str, Any]:
+        files: tuple[int, ...] = ()
         try:
             _require_owner(connection)
-            message = _receive(connection)
-            return {"result": dict(self._run(message) or {})}
+            head, files = _receive_files(connection)
+            operation, arguments = self._read(_receive(connection, head), len(files))
+            if files:
+                arguments["files"], files = files, ()
+            return {"result": dict(operation.run(**arguments) or {})}
         except (DatapathError, CoreError) as error:
             return {"error": {"code": error.code, "message": str(error)}}
         except (OSError, TransportError) as error:
             return {"error": {"code": ControlError.code, "message": str(error)}}
+        finally:
+            for descriptor in files:
+                os.close(descriptor)
 
-    def _run(self, message: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def _read(self, message: Mapping[str, Any], files: int) -> tuple[Operation, dict[str, Any]]:
         name = message.get("operation")
         operation = self._operations.get(name) if isinstance(name, str) else None
         if operation is None:
@@ -272,7 +306,9 @@ class ControlServer:
                 f"operation: there is no {name!r}; known: {', '.join(self._operations)}"
             )
         arguments = decode_arguments(str(name), operation.fields, message.get("arguments", {}))
-        return operation.run(**arguments)
+        if files != operation.files and (files or not operation.files_optional):
+            raise FieldError(f"{name}: {files} descriptors came, {operation.files} expected")
+        return operation, arguments
 
 
 def _require_owner(connection: socket.socket) -> None:

@@ -225,9 +225,11 @@ class Files(pyfuse3.Operations):
 class Mount:
     """One mount, in a thread of its own. A process can have one (pyfuse3's limit)."""
 
-    def __init__(self, store: Store, path: pathlib.Path) -> None:
+    def __init__(self, store: Store, path: pathlib.Path, connection: int | None = None) -> None:
+        """:param connection: of what is mounted at ``path`` already; by default it is mounted here"""
         self.path = path
         self._store = store
+        self._connection = connection
         self._ready = threading.Event()
         self._ended = threading.Event()
         self._error: BaseException | None = None
@@ -239,8 +241,9 @@ class Mount:
 
         :raises MountError: when it cannot be made
         """
-        unmount(self.path)
-        self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if self._connection is None:
+            unmount(self.path)
+            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         threading.Thread(target=self._run, name="fuse", daemon=True).start()
         self._ready.wait()
         if self._error is not None:
@@ -259,7 +262,8 @@ class Mount:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(pyfuse3.terminate)
             self._ended.wait(5)
-        unmount(self.path)
+        if self._connection is None:
+            unmount(self.path)
 
     def _run(self) -> None:
         try:
@@ -277,7 +281,9 @@ class Mount:
         # Owners are whatever libvirt last said: the kernel must not judge by them.
         options.discard("default_permissions")
         options |= {"allow_other", f"fsname={SOURCE}"}
-        pyfuse3.init(files, str(self.path), options)
+        # libfuse takes a connection that was made for it under this name.
+        place = str(self.path) if self._connection is None else f"/dev/fd/{self._connection}"
+        pyfuse3.init(files, place, options)
         self._files, self._token = files, trio.lowlevel.current_trio_token()
         self._ready.set()
         try:

@@ -28,6 +28,7 @@ from nova_trusted_clone.ports import (
     DiskShape,
     Frozen,
     Identity,
+    MemoryFiles,
     NicShape,
     RegionSource,
     RestorePlan,
@@ -136,6 +137,10 @@ class FakeHypervisor:
             has_generation_id=True,
             obstacles=() if facts["running"] else ("the server is not running",),
         )
+
+    def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
+        """It lies in files that anyone may open."""
+        return None
 
     def offer_disks(self, server_uuid: str, directory: pathlib.Path) -> tuple[RegionSource, ...]:
         """The disks' own files, which change while they are read."""

@@ -1,16 +1,18 @@
-"""The service's side of both daemons: what ``ports.GuestAccess`` and ``ports.Mounts`` promise, done by somebody else."""
+"""The service's side of both daemons: what it may not do itself, done by them."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import shlex
+from collections.abc import Sequence
 
 from oslo_config import cfg
 from oslo_privsep import daemon, priv_context
 
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId
-from nova_trusted_clone.hypervisor.qemu.window import FILES, Window
+from nova_trusted_clone.datapath import mounts as own_mounts
+from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu import access
 from nova_trusted_clone.privsep import (
     GUEST_MEMORY_GROUP,
     guest_memory,
@@ -18,7 +20,7 @@ from nova_trusted_clone.privsep import (
     mounts,
     mounts_pctxt,
 )
-from nova_trusted_clone.privsep.descriptors import Receiver
+from nova_trusted_clone.privsep.descriptors import HandOverFailed, Receiver
 
 
 class PrivilegeError(Exception):
@@ -26,41 +28,53 @@ class PrivilegeError(Exception):
 
 
 class GuestMemory:
-    """A look into a guest's QEMU by the daemon ``guest_memory``."""
+    """``access.GuestDaemon``, by the daemon ``guest_memory``."""
 
-    def open(self, process: ProcessId) -> Window:
-        """Have it opened.
+    def __init__(self) -> None:
+        self.command = shlex.join(helper_command(guest_memory_pctxt))
 
-        :raises HypervisorError: the process is gone, or is no guest's
-        """
-        with Receiver() as receiver:
-            guest_memory.hand_over(process.pid, process.start_time, receiver.name, os.getpid())
-            return Window(process, *receiver.receive(len(FILES)))
+    def open_files(self, pid: int, start_time: int) -> Sequence[int]:
+        """Have a guest's QEMU opened."""
+        try:
+            with Receiver() as receiver:
+                guest_memory.hand_over(pid, start_time, receiver.name, os.getpid())
+                return receiver.receive(len(access.FILES))
+        except HandOverFailed as error:
+            raise HypervisorError(f"process {pid}: {error}") from error
 
-    def lift_protection(self, process: ProcessId) -> int:
-        """Have a write protection lifted that QEMU left on its own memory; the ranges that there were.
+    def lift_protection(self, pid: int, start_time: int) -> int:
+        """Have a write protection lifted that QEMU left on its own memory."""
+        return int(guest_memory.lift_protection(pid, start_time))
 
-        :raises HypervisorError: something stays protected
-        """
-        return int(guest_memory.lift_protection(process.pid, process.start_time))
+    def collapse(
+        self, pid: int, start_time: int, ranges: Sequence[tuple[int, int]], limit_s: float
+    ) -> int:
+        """Have huge pages made whole."""
+        return int(guest_memory.collapse(pid, start_time, list(ranges), limit_s))
 
 
 class Mounts:
-    """A store's file system, mounted by the daemon ``mounts``."""
+    """``datapath.mounts.MountDaemon``, by the daemon ``mounts``."""
 
     def mount(self, path: pathlib.Path) -> int:
-        """Have it mounted on a directory of this user's; the connection, which a store serves.
-
-        :raises DatapathError: it was refused
-        """
-        with Receiver() as receiver:
-            mounts.mount(str(path), receiver.name, os.getpid())
-            (connection,) = receiver.receive(1)
+        """Have it mounted on a directory of this user's."""
+        try:
+            with Receiver() as receiver:
+                mounts.mount(str(path), receiver.name, os.getpid())
+                (connection,) = receiver.receive(1)
+        except HandOverFailed as error:
+            raise mounts.MountRefused(f"{path}: {error}") from error
         return connection
 
     def unmount(self, directory: pathlib.Path) -> None:
-        """Have everything of ours at or below a directory taken off; harmless when there is nothing."""
+        """Have it taken off."""
         mounts.unmount(str(directory.absolute()))
+
+
+def use() -> None:
+    """From now on this process looks into guests and mounts through the daemons."""
+    access.use(GuestMemory())
+    own_mounts.use(Mounts())
 
 
 def start() -> None:
@@ -85,4 +99,6 @@ def helper_command(context: priv_context.PrivContext) -> list[str]:
 
 def use_helper(command: str) -> None:
     """In a process without a configuration of its own (a guard): start ``guest_memory`` by its service's command."""
+    cfg.CONF([], project="nova", default_config_files=[], default_config_dirs=[])
     cfg.CONF.set_override("helper_command", command, GUEST_MEMORY_GROUP)
+    access.use(GuestMemory())

@@ -5,13 +5,14 @@ Guest memory itself never goes over the daemon's channel, which may be logged: o
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import re
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
-from nova_trusted_clone.hypervisor.qemu import rescue
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId
-from nova_trusted_clone.hypervisor.qemu.window import Window
+from nova_trusted_clone.hypervisor.qemu import hugepages, rescue
+from nova_trusted_clone.hypervisor.qemu.access import FILES
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, opened
 from nova_trusted_clone.privsep import descriptors, guest_memory_pctxt
 
 # Debian's and Fedora's names, and those of Red Hat's /usr/libexec/qemu-kvm; after an upgrade the kernel adds " (deleted)".
@@ -26,15 +27,17 @@ class NoGuest(HypervisorError):
 
 @guest_memory_pctxt.entrypoint
 def hand_over(pid: int, start_time: int, name: str, receiver: int) -> None:
-    """Open a guest's QEMU and hand the three files of a ``Window`` to the process ``receiver`` at ``name``.
+    """Open ``access.FILES`` of a guest's QEMU and hand them to the process ``receiver`` at ``name``.
 
     :raises NoGuest: the process is no QEMU, and stays closed
     :raises HypervisorError: it is gone
     """
     process = ProcessId(pid, start_time)
-    with Window.open(process) as window:
+    with contextlib.ExitStack() as closing:
+        found = [closing.enter_context(opened(process, file)) for file in FILES]
+        # They are open on one process for good; now its identity can be checked without a race.
         _require_guest(process)
-        descriptors.send(name, receiver, window.descriptors)
+        descriptors.send(name, receiver, found)
 
 
 @guest_memory_pctxt.entrypoint
@@ -47,6 +50,17 @@ def lift_protection(pid: int, start_time: int) -> int:
     process = ProcessId(pid, start_time)
     _require_guest(process)
     return rescue.lift_protection(process)
+
+
+@guest_memory_pctxt.entrypoint
+def collapse(pid: int, start_time: int, ranges: list[tuple[int, int]], limit_s: float) -> int:
+    """Make a guest's memory huge pages again; how many there are then.
+
+    :raises NoGuest: the process is no QEMU
+    """
+    process = ProcessId(pid, start_time)
+    _require_guest(process)
+    return hugepages.collapse_ranges(process, ranges, limit_s)
 
 
 def _require_guest(process: ProcessId) -> None:

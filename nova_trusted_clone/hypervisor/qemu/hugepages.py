@@ -18,10 +18,12 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu import access
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
 
@@ -52,6 +54,18 @@ def collapse(process: ProcessId, blocks: Iterable[RamBlock], limit_s: float) -> 
     Never raises for what the kernel or the process is like. What is a huge page already costs a system call and is left
     as it is.
     """
+    ranges = [(b.address, b.maximum_bytes) for b in blocks if b.address is not None]
+    if (daemon := access.daemon()) is None:
+        return collapse_ranges(process, ranges, limit_s)
+    try:
+        return daemon.collapse(process.pid, process.start_time, ranges, limit_s)
+    except HypervisorError as error:
+        LOG.info("memory of process %d stays in small pages: %s", process.pid, error)
+        return 0
+
+
+def collapse_ranges(process: ProcessId, ranges: Sequence[tuple[int, int]], limit_s: float) -> int:
+    """The same for ranges (address, bytes), by this process's own right."""
     deadline, made = time.monotonic() + limit_s, 0
     try:
         if "[never]" in _SWITCH.read_text():
@@ -60,7 +74,7 @@ def collapse(process: ProcessId, blocks: Iterable[RamBlock], limit_s: float) -> 
         try:
             if not process.alive():
                 return 0
-            for address in _worth_it(process, blocks):
+            for address in _worth_it(process, ranges):
                 if time.monotonic() >= deadline:
                     LOG.info("process %d: the rest of its memory stays as it is", process.pid)
                     break
@@ -89,17 +103,15 @@ def _collapse_one(descriptor: int, address: int) -> int:
     return 0
 
 
-def _worth_it(process: ProcessId, blocks: Iterable[RamBlock]) -> Iterator[int]:
+def _worth_it(process: ProcessId, ranges: Sequence[tuple[int, int]]) -> Iterator[int]:
     """Addresses of ranges in which every page is the process's own.
 
     :raises OSError: the process may not be looked into, or is gone
     """
     with open(f"/proc/{process.pid}/pagemap", "rb", buffering=0) as pagemap:
-        for block in blocks:
-            if block.address is None:
-                continue
-            first = -(-block.address // HUGE) * HUGE
-            for address in range(first, block.address + block.maximum_bytes - HUGE + 1, HUGE):
+        for start, size_bytes in ranges:
+            first = -(-start // HUGE) * HUGE
+            for address in range(first, start + size_bytes - HUGE + 1, HUGE):
                 marks = np.frombuffer(
                     os.pread(pagemap.fileno(), _PAGES_PER_HUGE * 8, address // PAGE * 8), "<u8"
                 )

@@ -19,7 +19,7 @@ from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu.drain import DrainedCapture
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, opened
 from nova_trusted_clone.hypervisor.qemu.stream import PAGE
 
 _WRITE_PROTECTED = np.uint64(1 << 57)
@@ -28,19 +28,27 @@ _PAGES_PER_SEGMENT = SEGMENT_BYTES // PAGE
 Accepted = npt.NDArray[np.bool_]
 
 
+def open_memory(process: ProcessId) -> tuple[int, int]:
+    """/proc/PID/mem and pagemap of a process, for who cannot open them.
+
+    :raises HypervisorError: the process is gone, or may not be looked into
+    """
+    with opened(process, "mem") as memory, opened(process, "pagemap") as pagemap:
+        return os.dup(memory), os.dup(pagemap)
+
+
 class DirectMemory:
     """A QEMU process's memory, by address.
 
     :raises HypervisorError: the process is gone, or may not be looked into (CAP_SYS_PTRACE)
     """
 
-    def __init__(self, process: ProcessId) -> None:
+    def __init__(self, process: ProcessId, descriptors: tuple[int, int] | None = None) -> None:
+        """:param descriptors: ``open_memory`` of another process's; they are this object's from now on"""
         self._process = process
-        try:
-            self._memory = os.open(f"/proc/{process.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            self._pagemap = os.open(f"/proc/{process.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise HypervisorError(f"process {process.pid}: its memory: {error}") from error
+        if descriptors is None:
+            descriptors = open_memory(process)
+        self._memory, self._pagemap = descriptors
         # The files are open on one process for good; now its identity can be checked without a race.
         if not process.alive():
             self.close()

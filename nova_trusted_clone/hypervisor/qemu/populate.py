@@ -12,7 +12,8 @@ import os
 
 import numpy as np
 
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId
+from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, opened
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
 
 LOG = logging.getLogger(__name__)
@@ -30,18 +31,15 @@ def populate(process: ProcessId, block: RamBlock) -> None:
     if block.address is None:
         return
     try:
-        with (
-            open(f"/proc/{process.pid}/pagemap", "rb", buffering=0) as pagemap,
-            open(f"/proc/{process.pid}/mem", "rb", buffering=0) as memory,
-        ):
+        with opened(process, "pagemap") as pagemap, opened(process, "mem") as memory:
             if not process.alive():
                 return
             pages = block.maximum_bytes // PAGE
             for first in range(0, pages, _CHUNK_PAGES):
                 count = min(_CHUNK_PAGES, pages - first)
                 at = block.address + first * PAGE
-                raw = os.pread(pagemap.fileno(), count * 8, at // PAGE * 8)
+                raw = os.pread(pagemap, count * 8, at // PAGE * 8)
                 if not (np.frombuffer(raw, "<u8") & _PRESENT).all():
-                    os.pread(memory.fileno(), count * PAGE, at)
-    except OSError as error:
+                    os.pread(memory, count * PAGE, at)
+    except (OSError, HypervisorError) as error:
         LOG.info("memory of process %d cannot be populated ahead: %s", process.pid, error)

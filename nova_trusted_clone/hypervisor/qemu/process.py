@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
+from collections.abc import Iterator
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu import access
 
+_CHUNK_BYTES = 1 << 20
 _RANGE = re.compile(
     r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)"
 )
@@ -71,11 +75,30 @@ def mappings(pid: int) -> list[Mapping]:
 
     :raises HypervisorError: the process is gone, or may not be looked into
     """
+    with opened(ProcessId.of(pid), "smaps") as descriptor:
+        try:
+            text = b""
+            while part := os.pread(descriptor, _CHUNK_BYTES, len(text)):
+                text += part
+        except OSError as error:
+            raise HypervisorError(f"process {pid}: cannot read its mappings: {error}") from error
+    return parse_smaps(text.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def opened(process: ProcessId, name: str) -> Iterator[int]:
+    """One of ``access.FILES`` of a process for a block of code.
+
+    :raises HypervisorError: the process is gone, or may not be looked into
+    """
     try:
-        text = pathlib.Path(f"/proc/{pid}/smaps").read_text(errors="replace")
+        descriptor = access.open_file(process.pid, process.start_time, name)
     except OSError as error:
-        raise HypervisorError(f"process {pid}: cannot read its mappings: {error}") from error
-    return parse_smaps(text)
+        raise HypervisorError(f"process {process.pid}: its {name}: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def parse_smaps(text: str) -> list[Mapping]:

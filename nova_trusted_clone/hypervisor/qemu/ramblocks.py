@@ -13,9 +13,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from nova_trusted_clone.hypervisor.base import MonitorError
+from nova_trusted_clone.hypervisor.base import HypervisorError, MonitorError
 from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
 from nova_trusted_clone.hypervisor.qemu.process import Mapping as VmMapping
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, opened
 
 _BLOCK = re.compile(
     r"\s*(\S+)\s+\d+ [KMG]iB\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)(?:\s+0x([0-9a-f]+))?(?:\s+(ro|rw))?\s*"
@@ -148,7 +149,7 @@ def _assign(
 def _read(pid: int, start: int, size: int) -> bytes | None:
     """Bytes of a process; None when they cannot be read."""
     try:
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-            return os.pread(memory.fileno(), size, start)
-    except OSError:
+        with opened(ProcessId.of(pid), "mem") as memory:
+            return os.pread(memory, size, start)
+    except (OSError, HypervisorError):
         return None

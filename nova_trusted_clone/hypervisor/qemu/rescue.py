@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu import access
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
 
 LOG = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def lift_protection(process: ProcessId) -> int:
 
     :raises HypervisorError: something stays protected
     """
+    if (daemon := access.daemon()) is not None:
+        return daemon.lift_protection(process.pid, process.start_time)
     ranges = _protected(process)
     if not ranges:
         return 0

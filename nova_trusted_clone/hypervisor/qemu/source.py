@@ -31,6 +31,7 @@ from nova_trusted_clone.hypervisor.base import (
     ReleaseFailed,
 )
 from nova_trusted_clone.hypervisor.qemu import (
+    access,
     connection,
     definition,
     devicestate,
@@ -45,6 +46,7 @@ from nova_trusted_clone.hypervisor.qemu import (
     rescue,
 )
 from nova_trusted_clone.hypervisor.qemu.journal import FreezeRecord
+from nova_trusted_clone.hypervisor.qemu.memory import open_memory
 from nova_trusted_clone.hypervisor.qemu.monitor import (
     Monitor,
     await_condition,
@@ -54,7 +56,7 @@ from nova_trusted_clone.hypervisor.qemu.monitor import (
 )
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, of_domain
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
-from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape
+from nova_trusted_clone.ports import Frozen, MemoryFiles, RegionSource, ServerShape
 
 LOG = logging.getLogger(__name__)
 _SNAPSHOT = "background-snapshot"
@@ -291,6 +293,23 @@ class QemuSource:
                 raise FreezeFailed(f"background snapshot: {status.get('error-desc', 'failed')}")
             if time.monotonic() > deadline:
                 raise FreezeFailed(f"the guest did not run again within {_RESUME_LIMIT_S:.0f} s")
+
+    def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
+        """The server's memory, open, for an exporter that may not open it itself; None where it may.
+
+        Without it the exporter has the memory from the drain alone, later.
+        """
+        if access.daemon() is None:
+            return None
+        process = next((r.source["process"] for r in frozen.regions if r.kind == "ram"), None)
+        if not isinstance(process, dict):
+            return None
+        whose = ProcessId(**process)
+        try:
+            return MemoryFiles(whose.pid, whose.start_time, open_memory(whose))
+        except HypervisorError as error:
+            LOG.warning("memory will come from the drain alone: %s", error)
+            return None
 
     # -- off again ----------------------------------------------------------------------------------------------------
 

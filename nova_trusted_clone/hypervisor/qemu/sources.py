@@ -9,7 +9,8 @@ Two steps, because the drain must listen before the freeze and the regions are k
     sources.status(); sources.failed_reason
     sources.close()
 
-Runs in the exporter's process, which has CAP_SYS_PTRACE (or is QEMU's user); without it memory comes from the drain alone.
+Runs in the exporter's process, to which the service hands the guest's memory open. Where it does not, the exporter opens it
+itself (CAP_SYS_PTRACE); where it may not, memory comes from the drain alone.
 """
 
 from __future__ import annotations
@@ -50,7 +51,12 @@ class FrozenSources:
         self._disks: list[DiskSource] = []
         self._files: list[FileSource] = []
         self._memory: list[RamSource] = []
+        self._handed: tuple[ProcessId, tuple[int, int]] | None = None
         self.sources: dict[int, SegmentSource] = {}
+
+    def take_memory(self, process: ProcessId, descriptors: tuple[int, int]) -> None:
+        """Read the guest's memory through these (``memory.open_memory``); before ``open``."""
+        self._handed = (process, descriptors)
 
     def start(self) -> None:
         """Listen for QEMU's stream; before the freeze."""
@@ -90,12 +96,23 @@ class FrozenSources:
             described = source["process"]
             process = ProcessId(int(described["pid"]), int(described["start_time"]))
             try:
-                self._direct = DirectMemory(process)
+                self._direct = self._look_into(process)
             except HypervisorError as error:
                 LOG.warning("memory will come from the drain alone: %s", error)
         memory = RamSource(region, self._capture, self._direct, address, bool(source["protected"]))
         self._memory.append(memory)
         return memory
+
+    def _look_into(self, process: ProcessId) -> DirectMemory:
+        handed, self._handed = self._handed, None
+        if handed is None:
+            return DirectMemory(process)
+        whose, descriptors = handed
+        if whose != process:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise HypervisorError(f"the memory of process {whose.pid} was handed over")
+        return DirectMemory(process, descriptors)
 
     @property
     def failed_reason(self) -> str | None:

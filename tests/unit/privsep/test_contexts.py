@@ -13,6 +13,7 @@ from oslo_config import cfg
 from oslo_privsep import capabilities, priv_context
 from oslo_rootwrap import wrapper
 
+from nova_trusted_clone.hypervisor.qemu import access
 from nova_trusted_clone.privsep import daemons, guest_memory_pctxt, mounts_pctxt
 
 CONTEXTS = (guest_memory_pctxt, mounts_pctxt)
@@ -23,6 +24,7 @@ BIN = pathlib.Path(sys.executable).parent
 def helper() -> Iterator[None]:
     """A test's choice of helper is forgotten after it."""
     yield
+    access.use(None)
     for context in CONTEXTS:
         cfg.CONF.clear_override("helper_command", context.cfg_section)
         context.stop()

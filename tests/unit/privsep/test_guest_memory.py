@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId
+from nova_trusted_clone.hypervisor.qemu import access, rescue
+from nova_trusted_clone.hypervisor.qemu.memory import DirectMemory, open_memory
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, opened
 from nova_trusted_clone.privsep import guest_memory_pctxt
 from nova_trusted_clone.privsep.daemons import GuestMemory
 from nova_trusted_clone.privsep.descriptors import HandOverFailed, Receiver
@@ -22,10 +24,30 @@ PAGE = 4096
 
 
 @pytest.fixture(autouse=True)
-def daemon_is_here() -> Iterator[None]:
+def daemon_is_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     guest_memory_pctxt.set_client_mode(False)
+    daemon = GuestMemory()
+    access.use(daemon)
+    # The daemon's own code opens files by its own right.
+    monkeypatch.setattr(daemon, "open_files", by_own_right(daemon.open_files))
+    monkeypatch.setattr(daemon, "lift_protection", by_own_right(daemon.lift_protection))
     yield
+    access.use(None)
     guest_memory_pctxt.set_client_mode(True)
+
+
+def by_own_right(ask: Callable[..., object]) -> Callable[..., object]:
+    """In one process both sides share ``access``: it is the daemon's while the daemon is asked."""
+
+    def asked(*arguments: object) -> object:
+        daemon = access.daemon()
+        access.use(None)
+        try:
+            return ask(*arguments)
+        finally:
+            access.use(daemon)
+
+    return asked
 
 
 @pytest.fixture
@@ -46,29 +68,34 @@ def start(tmp_path: pathlib.Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("name", ["qemu-system-x86_64", "qemu-kvm"])
-def test_a_guests_memory_can_be_read_through_the_window(start: Start, name: str) -> None:
+def test_a_guests_memory_is_read_through_files_that_the_daemon_opened(
+    start: Start, name: str
+) -> None:
     process = start(name)
-    with GuestMemory().open(process) as window:
-        stack = next(found for found in window.mappings() if found.path == "[stack]")
-        last = stack.start + stack.size - PAGE
-        # Its environment and its own name stand at the end of a program's stack.
-        assert name.encode() in os.pread(window.memory, PAGE, last)
-        assert len(os.pread(window.pagemap, 8, last // PAGE * 8)) == 8
+    stack = next(found for found in mappings(process.pid) if found.path == "[stack]")
+    last = stack.start + stack.size - PAGE
+    direct = DirectMemory(process)
+    data, accepted = direct.read(last, 1, protected=False)
+    direct.close()
+    # Its environment and its own name stand at the end of a program's stack.
+    assert name.encode() in data
+    assert accepted.all()
 
 
-def test_a_window_on_a_guest_that_ended_says_so(start: Start) -> None:
+def test_what_was_opened_serves_whoever_has_no_right(start: Start) -> None:
+    """As the exporter gets it."""
     process = start("qemu-kvm")
-    with GuestMemory().open(process) as window:
-        os.kill(process.pid, 9)
-        os.waitpid(process.pid, 0)
-        with pytest.raises(HypervisorError, match="cannot read its mappings"):
-            window.mappings()
+    descriptors = open_memory(process)
+    access.use(None)
+    direct = DirectMemory(process, descriptors)
+    assert direct.read(0, 1, protected=True)[0] == b""  # nothing is mapped there
+    direct.close()
 
 
 @pytest.mark.parametrize("name", ["sshd", "qemu-kvm-helper", "qemu-img"])
 def test_nobody_elses_memory_is_opened(start: Start, name: str) -> None:
     with pytest.raises(NoGuest, match=name):
-        GuestMemory().open(start(name))
+        mappings(start(name).pid)
 
 
 def test_a_program_that_was_replaced_on_the_disk_is_still_a_guest(
@@ -76,30 +103,45 @@ def test_a_program_that_was_replaced_on_the_disk_is_still_a_guest(
 ) -> None:
     process = start("qemu-kvm")
     (tmp_path / "qemu-kvm").unlink()
-    GuestMemory().open(process).close()
+    assert mappings(process.pid)
 
 
 def test_a_pid_that_is_somebody_elses_by_now_is_not_opened(start: Start) -> None:
     process = start("qemu-kvm")
-    with pytest.raises(HypervisorError, match="not the one"):
-        GuestMemory().open(ProcessId(process.pid, process.start_time + 1))
+    stranger = ProcessId(process.pid, process.start_time + 1)
+    with (
+        pytest.raises(NoGuest, match="not the guest's QEMU that was meant"),
+        opened(stranger, "mem"),
+    ):
+        pass
 
 
 def test_a_process_that_has_gone_is_told_by_name() -> None:
-    with pytest.raises(HypervisorError, match="process 4194304: its mem: No such file"):
-        GuestMemory().open(ProcessId(4194304, 1))
+    gone = ProcessId(4194304, 1)
+    with (
+        pytest.raises(HypervisorError, match="process 4194304: its mem: No such file"),
+        opened(gone, "mem"),
+    ):
+        pass
 
 
 def test_the_memory_goes_to_no_other_process(start: Start) -> None:
     process = start("qemu-kvm")
+    access.use(None)
     with Receiver() as receiver, pytest.raises(HandOverFailed, match="expected"):
         hand_over(process.pid, process.start_time, receiver.name, os.getpid() + 1)
 
 
 def test_a_guest_without_protection_needs_no_mending(start: Start) -> None:
-    assert GuestMemory().lift_protection(start("qemu-kvm")) == 0
+    assert rescue.lift_protection(start("qemu-kvm")) == 0
 
 
 def test_nobody_elses_memory_is_mended(start: Start) -> None:
     with pytest.raises(NoGuest):
-        GuestMemory().lift_protection(start("sshd"))
+        rescue.lift_protection(start("sshd"))
+
+
+def test_nobody_elses_memory_is_collapsed(start: Start) -> None:
+    process = start("sshd")
+    with pytest.raises(NoGuest):
+        GuestMemory().collapse(process.pid, process.start_time, [(0, 1 << 21)], 1.0)
