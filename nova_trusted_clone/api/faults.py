@@ -2,7 +2,7 @@
 
 Nova's own errors have the status that nova gives them when it creates a server. Whatever is not here is a fault of ours: 500.
 
-Leans on nova.exception, and on the errors that nova.compute.api lets through.
+Leans on nova.exception, and on nova.api.openstack.compute.servers for what a flavor and an image can have against each other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from keystoneauth1 import exceptions as ksa
 from neutronclient.common import exceptions as neutron
 from nova import exception
+from nova.api.openstack.compute import servers as novas
 from oslo_log import log as logging
 from webob import exc
 
@@ -41,8 +42,9 @@ _LATER = "Try again in a moment."
 _OPERATOR = "Ask the operator of the cloud, with the request id of this reply."
 _SHAPE = "The server's flavor or image cannot be scheduled anew: resize or rebuild it first."
 
+Kinds = type[Exception] | tuple[type[Exception], ...]
 # The first row that fits counts: a narrower error stands before a wider one.
-TABLE: tuple[tuple[type[Exception], type[exc.HTTPException], str], ...] = (
+TABLE: tuple[tuple[Kinds, type[exc.HTTPException], str], ...] = (
     # -- our own
     (BadRequest, exc.HTTPBadRequest, ""),
     (NotNow, exc.HTTPConflict, ""),
@@ -133,7 +135,9 @@ TABLE: tuple[tuple[type[Exception], type[exc.HTTPException], str], ...] = (
     (exception.PlacementAPIConnectFailure, exc.HTTPServiceUnavailable, _LATER),
     (neutron.ConnectionFailed, exc.HTTPServiceUnavailable, _LATER),
     (ksa.ConnectFailure, exc.HTTPServiceUnavailable, _LATER),
-    # -- every other thing that nova finds wrong: an unknown zone, a flavor that contradicts its image
+    # -- every other thing that nova finds wrong: an unknown zone; a flavor that contradicts its image
+    (exception.InvalidRequest, exc.HTTPBadRequest, ""),
+    (novas.INVALID_FLAVOR_IMAGE_EXCEPTIONS, exc.HTTPBadRequest, _SHAPE),
     (exception.Invalid, exc.HTTPBadRequest, ""),
 )
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from nova import objects
+from nova import exception, objects
 from nova.network import model as network_model
 from nova.virt import hardware
 
@@ -57,11 +57,17 @@ def _interfaces(instance: Any) -> Iterator[str]:
 
 
 def _memory(instance: Any) -> Iterator[str]:
-    found = hardware.get_mem_encryption_constraint(instance.flavor, instance.image_meta)
-    if found:
+    if _is_encrypted(instance):
         yield "its memory is encrypted against its host (SEV or TDX), so that no host can read it for a clone"
     if instance.resources:
         yield "it has persistent memory of its host (vPMEM), which cannot be taken along"
+
+
+def _is_encrypted(instance: Any) -> bool:
+    try:
+        return bool(hardware.get_mem_encryption_constraint(instance.flavor, instance.image_meta))
+    except exception.NovaException:
+        return True  # it is asked for, beside something that contradicts it
 
 
 def _disks(block_devices: Any) -> Iterator[str]:

@@ -204,6 +204,11 @@ def _vtpm(wish: Wish, shape: Mapping[str, Any]) -> str:
         if wish.vtpm is not None:
             raise NotNow("vtpm: the server has no vTPM, and neither will its clones: leave it out")
         return "none"
+    allowed = shape.get("vtpm_modes")  # since 1.0 of some host; one that does not say decides later
+    if allowed is not None and (wish.vtpm or "new") not in allowed:
+        raise NotNow(
+            f"vtpm: found {wish.vtpm}, but the policy of the server's host allows only {', '.join(allowed)}"
+        )
     return wish.vtpm or "new"
 
 

@@ -16,6 +16,9 @@ GROUP = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 NONCE = {"type": "string", "pattern": rf"^({_HEX}{{2}}){{8,64}}\Z"}
 UUID = {"type": "string", "format": "uuid"}
 
+# Not nova's az_name, whose complaint names no field. A colon would name a host, which is another field here.
+ZONE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^:\x00-\x1f\x7f]+\Z"}
+
 _network = {
     "type": "object",
     "properties": {
@@ -34,7 +37,7 @@ create = {
             "properties": {
                 "name": parameter_types.name,
                 "count": {"type": "integer", "minimum": 1, "maximum": MAX_COUNT},
-                "availability_zone": parameter_types.az_name,
+                "availability_zone": ZONE,
                 "host": parameter_types.fqdn,
                 "vtpm": {"type": "string", "enum": ["new", "derive"]},
                 "memory": {"type": "string", "enum": ["lazy", "eager"]},

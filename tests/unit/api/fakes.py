@@ -1,4 +1,4 @@
-"""The services that nova-api speaks to, small and working: neutron, placement, nova-conductor, a compute, the clone conductor."""
+"""The services that nova-api speaks to, small and working: neutron, placement, two conductors, a compute."""
 
 from __future__ import annotations
 
@@ -148,6 +148,7 @@ class Placement(report.SchedulerReportClient):  # type: ignore[misc]
         self.room = True
         self.away = False
         self.asked: list[Any] = []
+        self.freed: list[str] = []
 
     def get_provider_traits(self, context: Any, rp_uuid: str) -> Any:
         """As nova's."""
@@ -159,6 +160,11 @@ class Placement(report.SchedulerReportClient):  # type: ignore[misc]
         if self.away:
             return None
         return ([{"allocations": {}}] if self.room else [], {}, "1.36")
+
+    def delete_allocation_for_instance(self, context: Any, consumer: str, **_: Any) -> bool:
+        """As nova's; whose allocation was deleted is remembered."""
+        self.freed.append(consumer)
+        return True
 
 
 class NovaConductor:

@@ -42,6 +42,7 @@ from tests.unit.api import fakes
 from tests.unit.api.fakes import PROJECT
 from tests.unit.rpc.broker import broker, serving
 
+objects.register_all()
 CONF = nova.conf.CONF
 HOST, NODE, IMAGE = "host-a", "node-a", "155d900f-4e14-4e4c-a73d-069cbf4541e6"
 OURS, NOVAS = (
@@ -109,12 +110,12 @@ class World:
 
     def server(self, project: str = PROJECT, **more: Any) -> str:
         """A server that runs, as nova's records have it."""
-        context = nova_context.get_admin_context()
-        cell = objects.CellMapping.get_by_uuid(context, CELL)
-        with nova_context.target_cell(context, cell) as targeted:
+        with cell() as targeted:
             instance = self._instance(targeted, project, more)
+        context = nova_context.get_admin_context()
+        found = objects.CellMapping.get_by_uuid(context, CELL)
         objects.InstanceMapping(
-            context, instance_uuid=instance.uuid, cell_mapping=cell, project_id=project
+            context, instance_uuid=instance.uuid, cell_mapping=found, project_id=project
         ).create()
         return str(instance.uuid)
 
@@ -177,7 +178,7 @@ class World:
         tables = ("build_requests", "request_specs", "instance_mappings")
         with api_db.context_manager.writer.get_engine().connect() as connection:
             return {
-                table: connection.execute(sqlalchemy.text(f"select count(*) from {table}")).scalar()  # noqa: S608
+                table: connection.execute(sqlalchemy.text(f"select count(*) from {table}")).scalar()
                 for table in tables
             }
 
@@ -190,6 +191,15 @@ class World:
             yield
         finally:
             file.unlink()
+
+
+@contextlib.contextmanager
+def cell() -> Iterator[Any]:
+    """A context for the records of servers."""
+    context = nova_context.get_admin_context()
+    found = objects.CellMapping.get_by_uuid(context, CELL)
+    with nova_context.target_cell(context, found) as targeted:
+        yield targeted
 
 
 def flavor(**more: Any) -> Any:
@@ -375,7 +385,6 @@ class Services:
 @contextlib.contextmanager
 def started(directory: pathlib.Path, *, ours: bool = True) -> Iterator[Services]:
     """nova-api and its neighbours; ``ours`` false is nova as it comes."""
-    objects.register_all()
     services = Services(None, directory / "policy.d")
     with contextlib.ExitStack() as parts:
         enter = parts.enter_context
@@ -410,9 +419,9 @@ def _host() -> str:
     """Nova's records of the host; returns its resource provider's id."""
     context = nova_context.get_admin_context()
     nova_service.Service.clear_min_version_cache()
-    cell = objects.CellMapping.get_by_uuid(context, CELL)
+    found = objects.CellMapping.get_by_uuid(context, CELL)
     now = datetime.datetime.now(datetime.UTC)
-    with nova_context.target_cell(context, cell) as targeted:
+    with cell() as targeted:
         objects.Service(
             targeted,
             host=HOST,
@@ -437,5 +446,5 @@ def _host() -> str:
             cpu_info="",
         )
         node.create()
-    objects.HostMapping(context, host=HOST, cell_mapping=cell).create()
+    objects.HostMapping(context, host=HOST, cell_mapping=found).create()
     return str(node.uuid)
