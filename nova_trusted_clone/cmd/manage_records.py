@@ -68,6 +68,7 @@ def _told(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Na
 
     @functools.wraps(command)
     def run(options: argparse.Namespace) -> int:
+        from alembic.util import CommandError
         from oslo_db import exception as db_error
 
         from nova_trusted_clone.db.engine import DatabaseAway
@@ -80,6 +81,8 @@ def _told(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Na
             return REFUSED
         except (DatabaseAway, db_error.DBError) as error:
             raise ValueError(f"the database: {str(error).splitlines()[0]}") from error
+        except CommandError as error:
+            raise ValueError(str(error)) from error
 
     return run
 

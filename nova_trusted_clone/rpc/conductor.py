@@ -136,17 +136,18 @@ class ConductorAPI:
         context: Any,
         method: str,
         result: checks.Check,
-        timeout_s: float = CALL_S,
+        timeout_s: float | None = None,
         **arguments: Any,
     ) -> Any:
-        return self._caller.call(context, method, arguments, result, timeout_s=timeout_s)
+        limit_s = CALL_S if timeout_s is None else timeout_s
+        return self._caller.call(context, method, arguments, result, timeout_s=limit_s)
 
     def _insist(
         self,
         context: Any,
         method: str,
         result: checks.Check,
-        timeout_s: float = CALL_S,
+        timeout_s: float | None = None,
         **arguments: Any,
     ) -> Any:
         return insist(
