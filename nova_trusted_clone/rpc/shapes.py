@@ -43,6 +43,7 @@ inspection = checks.mapping(
         "running": checks.flag,
         "obstacles": checks.many(checks.reason, 64),
     },
+    {"vtpm_modes": checks.many(checks.choice(*VTPM_MODES), len(VTPM_MODES))},
     open_ended=True,
 )
 
