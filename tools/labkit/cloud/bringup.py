@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # More than there are processors: much of a start is waiting.
 WORKERS = 6
-AGENTS_LIMIT_S = 120.0
+AGENTS_LIMIT_S = 300.0
 POLL_S = 0.5
 
 

@@ -16,7 +16,7 @@ from labkit.node import Node
 from labkit.process import Process, Word
 
 # A service that has not come up in this time under emulation and with two processors has hung.
-READY_LIMIT_S = 120.0
+READY_LIMIT_S = 300.0
 POLL_S = 0.1
 ANSWER_LIMIT_S = 10.0
 KEPT_FROM_CALLER = ("LANG", "LC_ALL", "TERM", "TZ")
