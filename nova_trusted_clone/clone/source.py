@@ -389,6 +389,7 @@ class FreezeJob:
         self.pause_s = float(record.get("pause_s", 0))
         self._load_clones()
         if phase == "ended":
+            self.released.set()
             return
         if phase != "serving" or not self._exporter.alive:
             self._fail_all(f"the service ended while the freeze was {phase}; order the clone anew")

@@ -24,6 +24,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from nova_trusted_clone.clone.source import FreezeFailed
+
 LOG = logging.getLogger(__name__)
 POLL_S = 0.2
 
@@ -93,7 +95,7 @@ class Protection:
             return
         LOG.info("server %s: %s waits for the clones that are made of it", server_uuid, operation)
         if need is not Need.CHANGES:
-            self._source.end_all(server_uuid, self._limit_s, f"{operation} of the source server")
+            self._end_freezes(server_uuid, need, operation)
             return
         deadline = time.monotonic() + self._limit_s
         while self._source.uses(server_uuid):
@@ -102,6 +104,15 @@ class Protection:
                     f"the server is being cloned; {operation} is possible when its clones are complete"
                 )
             time.sleep(POLL_S)
+
+    def _end_freezes(self, server_uuid: str, need: Need, operation: str) -> None:
+        try:
+            self._source.end_all(server_uuid, self._limit_s, f"{operation} of the source server")
+        except FreezeFailed as error:
+            if need is not Need.DESTROYS:
+                raise Busy(f"{error}; try again later") from error
+            # With the guest goes what was put onto it.
+            LOG.warning("server %s is deleted although %s", server_uuid, error)
 
     def _free_clone(self, server_uuid: str, need: Need, operation: str) -> None:
         status = self._destination.of_server(server_uuid)

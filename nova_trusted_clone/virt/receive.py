@@ -247,10 +247,14 @@ class Receiver:
             if error.ending.refused_here:
                 raise HostRefused(error.ending.reason) from error
             raise self._abort(error.ending.reason) from error
-        except exception.InstanceNotFound:
-            self._tell(
-                Ending("the server was deleted", "trusted-clone.server.deleted"), retry=False
-            )
+        except exception.InstanceNotFound as error:
+            if servers.is_wanted(self._build.context, self._instance.uuid):
+                # Libvirt does not know it, say: for Nova it would be a deletion, and the server be built for ever.
+                ending = Ending(str(error), "trusted-clone.host.error", refused_here=True)
+                self._tell(ending, retry=True)
+                raise HostRefused(str(error)) from error
+            ending = Ending("the server was deleted", "trusted-clone.server.deleted")
+            self._tell(ending, retry=False)
             raise
         except Exception as error:
             ending = Ending(f"{type(error).__name__}: {error}", "trusted-clone.host.error")

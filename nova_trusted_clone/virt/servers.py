@@ -76,6 +76,15 @@ def require_wanted(context: Any, server: str) -> None:
         raise exception.InstanceNotFound(instance_id=server)
 
 
+def is_wanted(context: Any, server: str) -> bool:
+    """Whether a server that is being built is neither deleted nor being deleted."""
+    try:
+        require_wanted(context, server)
+    except exception.InstanceNotFound:
+        return False
+    return True
+
+
 def make_done(instance: Any, clone_id: str, *, foreign_config_drive: bool) -> None:
     """Mark a received clone as the ordinary server that it is from now on."""
     instance.system_metadata[DONE] = clone_id
