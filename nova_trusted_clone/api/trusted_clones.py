@@ -77,7 +77,10 @@ class TrustedClonesController(wsgi.Controller):
         self._target(context, server_id, policies.EVIDENCE)
         self._record(context, server_id, id)
         with faults.translated(context):
-            return {"evidence": self._conductor.evidence(context, id)}
+            try:
+                return {"evidence": self._conductor.evidence(context, id)}
+            except NotFound as error:  # the record is there
+                raise faults.NotNow(f"{error.text} ({error.code})") from error
 
     @wsgi.response(202)
     @wsgi.expected_errors((404, 409, 503))

@@ -294,6 +294,7 @@ class CloneConductor:
             row
             for row in self.records
             if wanted.get("server") in (None, row["server_id"], row["source_id"])
+            and wanted.get("source_server") in (None, row["source_id"])
             and row["phase"] == wanted.get("phase", row["phase"])
         ]
         if "marker" in wanted:
@@ -317,8 +318,8 @@ class CloneConductor:
         """The evidence of a complete clone."""
         self._told("evidence")
         if clone_id not in self.evidences:
-            raise Conflict(
-                f"clone {clone_id} is not complete: it has no evidence yet",
+            raise NotFound(
+                f"clone {clone_id} is not complete: there is evidence of complete clones only",
                 "trusted-clone.evidence.none",
             )
         return self.evidences[clone_id]
@@ -328,9 +329,9 @@ class CloneConductor:
         """End a clone that is not complete."""
         self._told("abort")
         row = next(row for row in self.records if row["id"] == clone_id)
-        if row["phase"] in ("complete", "failed", "aborted"):
+        if row["phase"] == "complete":
             raise Conflict(
-                f"clone {clone_id} is {row['phase']}: delete its server instead",
+                f"clone {clone_id} is complete: delete the server to end it",
                 "trusted-clone.record.ended",
             )
         row |= {"phase": "aborted", "reason": reason}

@@ -304,6 +304,26 @@ def test_names_of_hosts_are_for_operators_only(world, error, status):
     refused(world, told, status, SECRET_HOST)
 
 
+@pytest.mark.parametrize("phase", ["scheduling", "fetching", "provisional"])
+def test_the_same_request_twice(world, phase):
+    """A server is frozen for one request at a time."""
+    source = world.server()
+    first = world.conductor.record(source, world.server(), phase=phase)
+    reply = world.clone(source)
+    assert reply.status == 409
+    assert f"clone {first['id']} is {phase}" in reply.said and "or abort it" in reply.said
+    assert not world.conductor.groups
+    first["phase"] = "complete"
+    assert world.clone(source).status == 202
+
+
+def test_a_clone_on_its_way_does_not_stop_its_own_clones(world):
+    """That it may still fetch is for its host to say."""
+    clone = world.server()
+    world.conductor.record(world.server(), clone, phase="complete")
+    assert world.clone(clone).status == 202
+
+
 def test_a_server_that_is_being_cloned_already(world):
     world.conductor.errors["begin"] = [
         Conflict("the server is being cloned (group 12)", "trusted-clone.source.busy")

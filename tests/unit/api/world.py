@@ -101,7 +101,8 @@ class World:
             request.content_type = "application/json"
             request.body = json.dumps(body).encode()
         reply = request.get_response(self.app)
-        found = json.loads(reply.body) if reply.body else None
+        is_json = reply.content_type == "application/json"
+        found = json.loads(reply.body) if reply.body and is_json else None
         return Reply(reply.status_int, found, reply.headers)
 
     def clone(self, server: str, _as: dict[str, str] | None = None, **wish: Any) -> Reply:
@@ -200,6 +201,12 @@ def cell() -> Iterator[Any]:
     found = objects.CellMapping.get_by_uuid(context, CELL)
     with nova_context.target_cell(context, found) as targeted:
         yield targeted
+
+
+def delete(server: str) -> None:
+    """Delete a server as nova-compute does in the end."""
+    with cell() as context:
+        objects.Instance.get_by_uuid(context, server).destroy()
 
 
 def flavor(**more: Any) -> Any:
