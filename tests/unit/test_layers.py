@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2] / PACKAGE
 
 # From the surfaces down. A package may import its own layer's row only where it is itself.
 LAYERS = (
-    ("api", "cmd", "virt", "client"),
+    ("api", "cmd", "virt", "client", "tempest_plugin"),
     ("assembly",),
     ("clone", "conductor"),
     ("rpc", "objects", "db", "policies", "notifications", "conf", "privsep"),
