@@ -16,29 +16,32 @@ class TrustedCloneClient(rest_client.RestClient):
         response, body = self.post(
             f"servers/{server_id}/action", json.dumps({"trustedClone": wanted})
         )
-        return self._content(202, response, body)["trusted_clones"]
+        found: dict[str, Any] = self._content(202, response, body, "trusted_clones")
+        return found
 
     def list_clones(self, server_id: str) -> list[dict[str, Any]]:
         """Every record in which the server is source or clone, newest first."""
         response, body = self.get(f"servers/{server_id}/trusted-clones")
-        return self._content(200, response, body)["trusted_clones"]
+        found: list[dict[str, Any]] = self._content(200, response, body, "trusted_clones")
+        return found
 
     def show(self, server_id: str, clone_id: str) -> dict[str, Any]:
         """One record."""
         response, body = self.get(f"servers/{server_id}/trusted-clones/{clone_id}")
-        return self._content(200, response, body)["trusted_clone"]
+        found: dict[str, Any] = self._content(200, response, body, "trusted_clone")
+        return found
 
     def evidence(self, server_id: str, clone_id: str) -> dict[str, Any]:
         """The evidence of a complete clone."""
         response, body = self.get(f"servers/{server_id}/trusted-clones/{clone_id}/evidence")
-        return self._content(200, response, body)["evidence"]
+        found: dict[str, Any] = self._content(200, response, body, "evidence")
+        return found
 
     def abort(self, server_id: str, clone_id: str) -> None:
         """End a clone that is not complete."""
         response, _body = self.delete(f"servers/{server_id}/trusted-clones/{clone_id}")
         self.expected_success(202, response.status)
 
-    def _content(self, status: int, response: Any, body: Any) -> dict[str, Any]:
+    def _content(self, status: int, response: Any, body: Any, name: str) -> Any:
         self.expected_success(status, response.status)
-        content: dict[str, Any] = json.loads(body)
-        return content
+        return json.loads(body)[name]

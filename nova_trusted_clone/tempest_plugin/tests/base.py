@@ -21,7 +21,7 @@ from nova_trusted_clone.core.protocol.evidence import verify_evidence
 CONF = config.CONF
 
 
-class TrustedCloneTest(manager.ScenarioTest):  # type: ignore[misc]
+class TrustedCloneTest(manager.ScenarioTest):
     """Needs two hosts that can clone."""
 
     credentials = ("primary", "admin")
@@ -53,7 +53,7 @@ class TrustedCloneTest(manager.ScenarioTest):  # type: ignore[misc]
 
     def clone(self, server: dict[str, Any], **wanted: Any) -> dict[str, Any]:
         """Order clones; their servers go with the test."""
-        made = self.clones_client.create(server["id"], **wanted)
+        made: dict[str, Any] = self.clones_client.create(server["id"], **wanted)
         for new in made["servers"]:
             self.addCleanup(
                 waiters.wait_for_server_termination, self.servers_client, new["id"], True
