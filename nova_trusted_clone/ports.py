@@ -245,7 +245,10 @@ class HostSide:
     :ivar interfaces: ``<interface>`` elements in the order of ``Identity.nics``, attached as they are
     :ivar disks: target to the path of the clone's own image, which the restore makes
     :ivar metadata: a ``<metadata>`` element, or nothing
-    :ivar console_log: the file that takes the console's output
+    :ivar console_log: the file that takes the console's output, where ``characters`` does not say it
+    :ivar graphics: ``<graphics>`` elements: where its displays are served
+    :ivar characters: ``<serial>``, ``<console>`` and ``<channel>`` elements in order: where they end on the host
+    :ivar cpuset: the host's processors that may run it, as in ``<vcpu cpuset=…>``; any without one
     :ivar vtpm_secret: UUID of the libvirt secret that encrypts the vTPM's state
     :ivar persistent: whether libvirt keeps the definition when the clone does not run
     """
@@ -254,6 +257,9 @@ class HostSide:
     disks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metadata: str = ""
     console_log: str | None = None
+    graphics: tuple[str, ...] = ()
+    characters: tuple[str, ...] = ()
+    cpuset: str | None = None
     vtpm_secret: str | None = None
     persistent: bool = False
 
@@ -306,8 +312,8 @@ class DestinationHypervisor(Protocol):
     def warm_up(self) -> None:
         """Do at a service's start what the first clone would wait for otherwise."""
 
-    def exists(self, server_uuid: str) -> bool:
-        """Whether the clone's process is there, running or paused."""
+    def exists(self, server_uuid: str, directory: pathlib.Path) -> bool:
+        """Whether the process that ``restore`` started is there, running or paused; not one that was started since."""
 
     def pause(self, server_uuid: str) -> None:
         """Stop the clone's processors."""

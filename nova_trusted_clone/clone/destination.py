@@ -273,7 +273,7 @@ class Destination:
             return True
         if clone.phase is not Phase.COMPLETE:
             return False
-        return not clone.settled or self._host.destination.exists(clone.identity.uuid)
+        return not clone.settled or clone.process_exists
 
     def _clone(self, clone_id: str) -> Incoming:
         clone = self._clones.get(clone_id)

@@ -446,6 +446,11 @@ class Incoming:
             self._settling.release()
         self._changed(self)
 
+    @property
+    def process_exists(self) -> bool:
+        """Whether the process that was restored is there: its memory is the store's."""
+        return self._host.destination.exists(self.identity.uuid, self._directory)
+
     def _why(self, error: Exception) -> str:
         """A guest that waits for a page which never comes dies of that: the store's reason is then the reason."""
         try:
@@ -616,10 +621,12 @@ def identity_from_record(raw: Mapping[str, Any]) -> Identity:
     :raises KeyError: when it is not
     :raises TypeError: likewise
     """
-    side = raw["host_side"]
+    side: dict[str, Any] | None = raw["host_side"]
+    if side is not None:
+        side = {name: tuple(v) if isinstance(v, list) else v for name, v in side.items()}
     return Identity(
         raw["name"],
         raw["uuid"],
         tuple(NicIdentity(nic["mac"], nic["bridge"]) for nic in raw["nics"]),
-        None if side is None else HostSide(**{**side, "interfaces": tuple(side["interfaces"])}),
+        None if side is None else HostSide(**side),
     )

@@ -223,13 +223,13 @@ class FakeHypervisor:
     def warm_up(self) -> None:
         """Nothing is cold here."""
 
-    def exists(self, server_uuid: str) -> bool:
+    def exists(self, server_uuid: str, directory: pathlib.Path) -> bool:
         """Whether there is such a server."""
         return (self._root / server_uuid / _SERVER).is_file()
 
     def settle(self, identity: Identity, directory: pathlib.Path) -> None:
         """Note that the store is needed no longer."""
-        if self.exists(identity.uuid):
+        if self.exists(identity.uuid, directory):
             self.server(identity.uuid).note(settled=True)
 
     def pause(self, server_uuid: str) -> None:

@@ -39,6 +39,7 @@ class Disk:
     alias: str
     shareable: bool
     transient: bool
+    read_only: bool = False
 
 
 def disks(root: ET.Element) -> list[Disk]:
@@ -58,6 +59,7 @@ def disks(root: ET.Element) -> list[Disk]:
                 alias=_attribute(element, "alias", "name"),
                 shareable=element.find("shareable") is not None,
                 transient=element.find("transient") is not None,
+                read_only=element.find("readonly") is not None,
             )
         )
     return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import pathlib
-import subprocess
 import time
 from typing import Any
 
@@ -18,8 +18,10 @@ from nova_trusted_clone.hypervisor.qemu import (
     connection,
     definition,
     devicestate,
+    hostside,
     identity,
     idprobe,
+    images,
     memorylinks,
     nic,
     saveimage,
@@ -28,7 +30,7 @@ from nova_trusted_clone.hypervisor.qemu.identity import CloneDefinition
 from nova_trusted_clone.hypervisor.qemu.identity import images as own_images
 from nova_trusted_clone.hypervisor.qemu.memorylinks import MemoryLinks
 from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
-from nova_trusted_clone.hypervisor.qemu.process import of_domain
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, of_domain
 from nova_trusted_clone.ports import Identity, RestorePlan
 
 LOG = logging.getLogger(__name__)
@@ -78,9 +80,13 @@ class QemuDestination:
         named = identity.files_below(made.text, plan.directory)
         files = sorted({*named, *map(str, overlays.values()), str(image)})
         record = {"uuid": plan.identity.uuid, "name": plan.identity.name, "files": files}
-        (plan.directory / JOURNAL).write_text(json.dumps(record))
+        journal = plan.directory / JOURNAL
+        journal.write_text(json.dumps(record))
         for target, backing in plan.backings.items():
-            _create_overlay(overlays[target], backing)
+            if target in made.read_only:
+                images.copy_whole(overlays[target], backing)
+            else:
+                images.create_overlay(overlays[target], backing)
         links = MemoryLinks(self._memory_backing_dir, plan.identity.name)
         try:
             _write_image(image, made, plan)
@@ -88,13 +94,16 @@ class QemuDestination:
         finally:
             # It holds the clone's vTPM.
             image.unlink(missing_ok=True)
+        process = dataclasses.asdict(of_domain(plan.identity.uuid))
+        journal.write_text(json.dumps({**record, "process": process}))
         monitor = Monitor(domain)
         cards = nic.silence(domain, monitor)
         domain.resume()
         nic.swap(domain, cards, made.interfaces)
         side = plan.identity.host_side
         if side is not None and side.persistent:
-            libvirtd.defineXML(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+            flags = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_INACTIVE
+            libvirtd.defineXML(hostside.persistent(domain.XMLDesc(flags)))
 
     def _start(
         self,
@@ -164,7 +173,7 @@ class QemuDestination:
             try:
                 if domain is None or not domain.isActive():
                     for path in own_images(identity, directory):
-                        _detach_from_store(path)
+                        images.detach(path)
                     return
                 for target in _backed_disks(domain):
                     domain.blockPull(target, 0, 0)
@@ -172,11 +181,7 @@ class QemuDestination:
                         time.sleep(_PULL_POLL_S)
                 left = _backed_disks(domain)
             except libvirt.libvirtError as error:
-                if self.exists(server_uuid):
-                    raise HypervisorError(f"a disk was not pulled: {error}") from error
-                raise HypervisorError(
-                    f"clone {server_uuid} ended before its disks were pulled"
-                ) from error
+                raise HypervisorError(f"a disk was not pulled: {error}") from error
             if left:
                 raise HypervisorError(f"disks {left} still need the store")
 
@@ -191,16 +196,12 @@ class QemuDestination:
             except libvirt.libvirtError as error:
                 raise HypervisorError(f"{self._uri}: {error}") from error
 
-    def exists(self, server_uuid: str) -> bool:
-        """Whether the clone's process is there, running or paused."""
-        with connection.connected(self._uri) as libvirtd:
-            domain = connection.find_or_none(libvirtd, server_uuid)
-            try:
-                return domain is not None and bool(domain.isActive())
-            except libvirt.libvirtError as error:
-                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return False  # it ended just now
-                raise HypervisorError(f"server {server_uuid}: {error}") from error
+    def exists(self, server_uuid: str, directory: pathlib.Path) -> bool:
+        """Whether the process that ``restore`` started is there, running or paused; not one that was started since."""
+        record = _journal(directory)
+        if record is None or "process" not in record:
+            return False
+        return ProcessId(**record["process"]).alive()
 
     def pause(self, server_uuid: str) -> None:
         """Stop the clone's processors; harmless when they are stopped.
@@ -221,19 +222,29 @@ class QemuDestination:
             domain = connection.find_or_none(libvirtd, server_uuid)
             if domain is not None:
                 _end(domain)
-        journal = directory / JOURNAL
-        try:
-            record = json.loads(journal.read_text())
-            files = [pathlib.Path(str(name)) for name in record["files"]]
-            name = str(record["name"])
-        except FileNotFoundError:
+        record = _journal(directory)
+        if record is None:
             return
-        except (ValueError, KeyError, TypeError) as error:
-            raise HypervisorError(f"{journal}: not a restore's record: {error!r}") from error
-        for path in files:
-            path.unlink(missing_ok=True)
-        MemoryLinks(self._memory_backing_dir, name).clear()
-        journal.unlink(missing_ok=True)
+        for path in record["files"]:
+            pathlib.Path(path).unlink(missing_ok=True)
+        MemoryLinks(self._memory_backing_dir, record["name"]).clear()
+        (directory / JOURNAL).unlink(missing_ok=True)
+
+
+def _journal(directory: pathlib.Path) -> dict[str, Any] | None:
+    """What ``restore`` wrote down; None when it made nothing there.
+
+    :raises HypervisorError: it is there and not readable
+    """
+    path = directory / JOURNAL
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        files, name = [str(file) for file in record["files"]], str(record["name"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise HypervisorError(f"{path}: not a restore's record: {error!r}") from error
+    return {**record, "files": files, "name": name}
 
 
 def _require_free(libvirtd: Any, plan: RestorePlan) -> None:
@@ -241,45 +252,6 @@ def _require_free(libvirtd: Any, plan: RestorePlan) -> None:
         raise RestoreFailed(f"there is a server {plan.identity.uuid} on this host already")
     if plan.identity.name in {domain.name() for domain in libvirtd.listAllDomains()}:
         raise RestoreFailed(f"there is a server named {plan.identity.name} on this host already")
-
-
-def _create_overlay(path: pathlib.Path, backing: pathlib.Path) -> None:
-    command = [
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-F",
-        "raw",
-        "-b",
-        str(backing),
-        str(path),
-    ]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise RestoreFailed(f"{path}: {made.stderr.strip()}")
-
-
-def _detach_from_store(path: pathlib.Path) -> None:
-    """Copy what an image still has in the store alone; QEMU's own lock refuses one that is in use.
-
-    :raises HypervisorError: when it cannot be done now
-    """
-    told = subprocess.run(
-        ["qemu-img", "info", "--output=json", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if told.returncode:
-        raise HypervisorError(f"{path}: {told.stderr.strip()}")
-    if not json.loads(told.stdout).get("backing-filename"):
-        return
-    command = ["qemu-img", "rebase", "-q", "-f", "qcow2", "-F", "raw", "-b", "", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HypervisorError(f"{path}: {done.stderr.strip()}")
 
 
 def _write_image(path: pathlib.Path, made: CloneDefinition, plan: RestorePlan) -> None:

@@ -53,6 +53,7 @@ def plan(
                 size_bytes=int(inserted["image"]["virtual-size"]),
                 scratch=str(directory / f"scratch-{disk.target}.qcow2"),
                 fdset=first_fdset + number,
+                read_only=disk.read_only,
             )
         )
     return tuple(found)
@@ -73,7 +74,7 @@ def prepare(monitor: Monitor, disks: Iterable[FrozenDisk], nbd_socket: pathlib.P
     """Before the pause: scratch images and the NBD server."""
     if not disks:
         return
-    for disk in disks:
+    for disk in _written(disks):
         command = ["qemu-img", "create", "-q", "-f", "qcow2", disk.scratch, str(disk.size_bytes)]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode:
@@ -144,7 +145,7 @@ def hold(monitor: Monitor, disks: Iterable[FrozenDisk]) -> None:
                 "sync": "none",
             },
         }
-        for disk in disks
+        for disk in _written(disks)
     ]
     if actions:
         monitor.execute("transaction", actions=actions)
@@ -157,7 +158,7 @@ def export(monitor: Monitor, disks: Iterable[FrozenDisk], *, live: bool = False)
             "block-export-add",
             type="nbd",
             id=disk.export,
-            node_name=disk.node if live else disk.scratch_node,
+            node_name=disk.node if live or disk.read_only else disk.scratch_node,
             name=disk.target,
             writable=False,
         )
@@ -218,6 +219,11 @@ def forget_fdsets(monitor: Monitor, fdsets: Iterable[int]) -> None:
     there = {int(one["fdset-id"]) for one in monitor.execute("query-fdsets")}
     for fdset in there & set(fdsets):
         monitor.execute("remove-fd", fdset_id=fdset)
+
+
+def _written(disks: Iterable[FrozenDisk]) -> list[FrozenDisk]:
+    """Those that the guest may write to; the others stay as they are by themselves."""
+    return [disk for disk in disks if not disk.read_only]
 
 
 def _names(monitor: Monitor, command: str, key: str) -> set[str]:

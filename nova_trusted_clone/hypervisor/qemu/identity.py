@@ -10,8 +10,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 
 from nova_trusted_clone.hypervisor.base import MalformedState
-from nova_trusted_clone.hypervisor.qemu import definition
-from nova_trusted_clone.ports import Identity, NicIdentity
+from nova_trusted_clone.hypervisor.qemu import definition, hostside
+from nova_trusted_clone.hypervisor.qemu.hostside import drop
+from nova_trusted_clone.ports import HostSide, Identity, NicIdentity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +21,13 @@ class CloneDefinition:
 
     :ivar text: the definition; its network interfaces are connected to nothing
     :ivar interfaces: the clone's own network interfaces, to be attached when those are gone
+    :ivar read_only: targets of its media that nobody writes to
     """
 
     text: str
     machine: str
     interfaces: tuple[str, ...]
+    read_only: frozenset[str] = frozenset()
 
 
 def overlay(directory: pathlib.Path, target: str) -> pathlib.Path:
@@ -71,30 +74,40 @@ def of_clone(
     if root.find("genid") is not None:
         _set(root, "genid", str(uuid.uuid4()))
     # Its title, metadata and resource partition are the source's.
-    _drop(root, "title", "description", "metadata", "resource", "seclabel", "memoryBacking")
+    drop(root, "title", "description", "metadata", "resource", "seclabel", "memoryBacking")
     if side is not None and side.metadata:
-        root.insert(_after(root, "uuid"), _element(side.metadata, "metadata"))
+        root.insert(_after(root, "uuid"), hostside.element(side.metadata, "metadata"))
     memory = ET.Element("memoryBacking")
     ET.SubElement(memory, "source", type="file")
     ET.SubElement(memory, "access", mode="private")
     root.insert(_after(root, "currentMemory"), memory)
+    _own_processors(root, side)
     devices = root.find("devices")
     if devices is None:
         raise MalformedState("domain definition: no devices")
+    # Which program runs it is this host's to say.
+    drop(devices, "emulator")
     own = {target: image_of(identity, directory, target) for target in backings}
     _own_disks(devices, own, backings)
     _own_files(devices, directory, side.console_log if side is not None else None)
-    _own_vtpm_secret(devices, side.vtpm_secret if side is not None else None)
-    _own_graphics(devices)
+    hostside.give_vtpm_secret(devices, side.vtpm_secret if side is not None else None)
+    if side is None:
+        _own_graphics(devices)
+    else:
+        hostside.give_graphics(devices, side.graphics)
+        hostside.give_characters(devices, side.characters)
     for label in [*devices.iterfind(".//source[seclabel]")]:
-        _drop(label, "seclabel")
+        drop(label, "seclabel")
     interfaces = _own_interfaces(devices, identity.nics)
     if side is not None and side.interfaces:
         interfaces = tuple(
-            _as_on_the_source(text, devices, n) for n, text in enumerate(side.interfaces)
+            hostside.interface(text, devices, n) for n, text in enumerate(side.interfaces)
         )
     return CloneDefinition(
-        ET.tostring(root, encoding="unicode"), definition.machine(root), interfaces
+        ET.tostring(root, encoding="unicode"),
+        definition.machine(root),
+        interfaces,
+        frozenset(disk.target for disk in definition.disks(root) if disk.read_only),
     )
 
 
@@ -117,15 +130,16 @@ def _own_disks(
             raise MalformedState(f"disk {name} is not among the frozen ones")
         found.add(name)
         place = list(disk).index(source)
-        _drop(disk, "backingStore", "source", "mirror", "alias", "encryption", "iotune")
+        drop(disk, "backingStore", "source", "mirror", "alias", "encryption")
         disk.set("type", "file")
         disk.insert(place, ET.Element("source", file=str(own[name])))
-        disk.insert(place + 1, _backing(backings[name]))
         driver = disk.find("driver")
         if driver is None:
             driver = ET.SubElement(disk, "driver", name="qemu")
         driver.set("type", "qcow2")
-        driver.set("copy_on_read", "on")
+        if disk.find("readonly") is None:
+            disk.insert(place + 1, _backing(backings[name]))
+            driver.set("copy_on_read", "on")
     if found != set(backings):
         raise MalformedState(
             f"the definition has disks {sorted(found)}, frozen were {sorted(backings)}"
@@ -170,34 +184,14 @@ def _own_firmware_tables(root: ET.Element, server_uuid: str) -> None:
             entry.text = server_uuid
 
 
-def _own_vtpm_secret(devices: ET.Element, secret: str | None) -> None:
-    for backend in devices.iterfind("tpm/backend"):
-        _drop(backend, "encryption")
-        if secret is not None:
-            ET.SubElement(backend, "encryption", secret=secret)
-
-
-def _as_on_the_source(text: str, devices: ET.Element, number: int) -> str:
-    """An interface of the control plane's, in the slot and of the model that the guest knows."""
-    mine = _element(text, "interface")
-    there = devices.findall("interface")
-    if number < len(there):
-        _drop(mine, "model", "address", "alias")
-        for tag in ("model", "address"):
-            theirs = there[number].find(tag)
-            if theirs is not None:
-                mine.append(copy.deepcopy(theirs))
-    return ET.tostring(mine, encoding="unicode")
-
-
-def _element(text: str, tag: str) -> ET.Element:
-    try:
-        element = ET.fromstring(text)
-    except ET.ParseError as error:
-        raise MalformedState(f"<{tag}>: {error}") from error
-    if element.tag != tag:
-        raise MalformedState(f"<{tag}> expected, found <{element.tag}>")
-    return element
+def _own_processors(root: ET.Element, side: HostSide | None) -> None:
+    """Which of the host's processors may run it: those of this host's control plane, or any."""
+    processors = root.find("vcpu")
+    if processors is None:
+        return
+    processors.attrib.pop("cpuset", None)
+    if side is not None and side.cpuset is not None:
+        processors.set("cpuset", side.cpuset)
 
 
 def _own_graphics(devices: ET.Element) -> None:
@@ -224,9 +218,9 @@ def _own_interfaces(devices: ET.Element, nics: tuple[NicIdentity, ...]) -> tuple
             ET.SubElement(mine, "model", type="virtio")
         if nic.bridge is not None:
             mine.set("type", "bridge")
-            _drop(mine, "source")
+            drop(mine, "source")
             ET.SubElement(mine, "source", bridge=nic.bridge)
-        _drop(
+        drop(
             mine,
             "mac",
             "target",
@@ -241,7 +235,7 @@ def _own_interfaces(devices: ET.Element, nics: tuple[NicIdentity, ...]) -> tuple
         own.append(ET.tostring(mine, encoding="unicode"))
     for number, interface in enumerate(there):
         interface.set("type", "ethernet")
-        _drop(
+        drop(
             interface, "source", "target", "alias", "virtualport", "filterref", "link", "bandwidth"
         )
         ET.SubElement(interface, "link", state="down")
@@ -259,12 +253,6 @@ def _set(root: ET.Element, tag: str, text: str) -> None:
     if element is None:
         raise MalformedState(f"domain definition: no <{tag}>")
     element.text = text
-
-
-def _drop(parent: ET.Element, *tags: str) -> None:
-    for tag in tags:
-        for element in parent.findall(tag):
-            parent.remove(element)
 
 
 def _after(root: ET.Element, tag: str) -> int:

@@ -81,8 +81,10 @@ def memory_obstacles(root: ET.Element) -> list[str]:
             "the server's memory is a file's and cannot be write-protected "
             "(a clone that was started lazily cannot be cloned itself until it was stopped and started)"
         )
-    if len(root.findall("cpu/numa/cell")) > 1:
-        found.append("the server has several NUMA cells")
+    if root.find("cpu/numa/cell") is not None or root.find("numatune") is not None:
+        found.append("the server has NUMA cells, or its memory is bound to NUMA nodes of the host")
+    if root.find("cputune/vcpupin") is not None:
+        found.append("the server's processors are pinned to processors of the host")
     if root.find("devices/memory") is not None:
         found.append("the server has plugged memory (DIMM, NVDIMM or virtio-mem)")
     if root.find("devices/shmem") is not None:
@@ -93,8 +95,8 @@ def memory_obstacles(root: ET.Element) -> list[str]:
 def disk_obstacles(disk: definition.Disk) -> list[str]:
     """Disks that are not a local file of the server alone."""
     found = []
-    if disk.device != "disk":
-        found.append(f"disk {disk.target}: a {disk.device} with a medium")
+    if disk.device != "disk" and not (disk.device == "cdrom" and disk.read_only):
+        found.append(f"disk {disk.target}: a {disk.device} with a medium that can be written to")
     if disk.kind not in ("file", "block"):
         found.append(f"disk {disk.target}: a {disk.kind} volume; only local disks can be cloned")
     if disk.image_format not in _FORMATS:

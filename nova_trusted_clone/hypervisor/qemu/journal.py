@@ -24,6 +24,7 @@ class FrozenDisk:
 
     :ivar node: QEMU's name of the disk's top node, which stays as it is
     :ivar scratch: a file that gets the old content of blocks that the guest overwrites
+    :ivar read_only: nobody writes to it, so that it is served as it is
     """
 
     target: str
@@ -31,6 +32,7 @@ class FrozenDisk:
     size_bytes: int
     scratch: str
     fdset: int
+    read_only: bool = False
 
     @property
     def scratch_node(self) -> str:

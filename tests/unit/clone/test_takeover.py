@@ -40,7 +40,7 @@ class Hypervisor:
             self.refusals -= 1
             raise RuntimeError("the hypervisor does not answer")
 
-    def exists(self, server_uuid: str) -> bool:
+    def exists(self, server_uuid: str, directory: pathlib.Path) -> bool:
         return False
 
     def settle(self, identity: Identity, directory: pathlib.Path) -> None:

@@ -125,7 +125,9 @@ def test_what_is_no_definition_is_refused(text: str) -> None:
         ("<devices><tpm><backend type='passthrough'/></tpm></devices>", "passthrough"),
         ("<memoryBacking><hugepages/></memoryBacking>", "huge pages"),
         ("<memoryBacking><source type='file'/></memoryBacking>", "a file's"),
-        ("<cpu><numa><cell/><cell/></numa></cpu>", "NUMA"),
+        ("<cpu><numa><cell/></numa></cpu>", "NUMA"),
+        ("<numatune><memory mode='strict' nodeset='1'/></numatune>", "NUMA"),
+        ("<cputune><vcpupin vcpu='0' cpuset='3'/></cputune>", "pinned"),
         ("<devices><memory model='dimm'/></devices>", "plugged memory"),
     ],
 )
@@ -140,6 +142,7 @@ def test_disks_that_are_not_the_servers_own_local_files_are_obstacles() -> None:
     <disk type='network' device='disk'><source name='pool/x'/><target dev='vda'/></disk>
     <disk type='file' device='cdrom'><driver type='raw'/><source file='/c'/><target dev='sda'/></disk>
     <disk type='file' device='cdrom'><target dev='sdb'/></disk>
+    <disk type='file' device='cdrom'><driver type='raw'/><source file='/c'/><target dev='sdc'/><readonly/></disk>
     <disk type='file' device='disk'><driver type='vmdk'/><source file='/c'/><target dev='vdb'/><shareable/></disk>
     </devices></domain>"""
     disks = definition.disks(definition.parse(text))
