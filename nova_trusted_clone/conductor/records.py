@@ -114,7 +114,8 @@ class Records:
         if before.phase is after.phase:
             return
         why = f": {after.reason}" if after.reason else ""
-        LOG.info("clone %s: %s -> %s%s", after.id, before.phase, after.phase, why)
+        asked = after.request_id or "no request id"
+        LOG.info("clone %s (%s): %s -> %s%s", after.id, asked, before.phase, after.phase, why)
         self._listener(before, after)
 
     def require_attempt(self, attempt_id: str) -> Attempt:
@@ -161,7 +162,7 @@ def require_current(clone: Clone, attempt: Attempt | None, attempt_id: str) -> N
 
 
 def _is_others(clone: Clone, attempt: Attempt | None, attempt_id: str | None) -> bool:
-    """Whether what is told of an attempt is no longer about this record."""
+    """Whether what is told of an attempt is no longer about this record: another attempt was made since."""
     if attempt_id is None or clone.phase is Phase.COMPLETE:
         return False
-    return attempt is None or attempt.id != attempt_id
+    return (clone.attempt_id if attempt is None else attempt.id) != attempt_id

@@ -119,8 +119,7 @@ class Stale:
     def _judge(self, clone: Clone, is_being_ordered: bool) -> None:
         said = self._servers.ask(clone.server_id)
         if said.word is Word.GAVE_UP:
-            fault = said.fault or "without a fault"
-            self._end(clone, Why(f"nova gave the server up: {fault}", "trusted-clone.server.error"))
+            self._end(clone, _given_up(clone, said.fault))
         elif said.word is Word.GONE:
             self._end(clone, Why("the server was deleted", "trusted-clone.server.deleted"))
         elif is_being_ordered or clone.heard_at >= self._ago(self._silence_s):
@@ -167,3 +166,11 @@ class Stale:
 
     def _ago(self, seconds: float) -> datetime.datetime:
         return self._records.now() - datetime.timedelta(seconds=seconds)
+
+
+def _given_up(clone: Clone, fault: str) -> Why:
+    """Return why nova has no host left; what the last host said tells more than nova's own words, and its code too."""
+    text = f"nova gave the server up: {fault or 'without a fault'}"
+    if not clone.reason:
+        return Why(text, "trusted-clone.server.error")
+    return Why(f"{clone.reason}; {text}", clone.code or "trusted-clone.server.error")

@@ -245,6 +245,26 @@ def test_a_destination_that_refuses_its_order_leaves_the_others_alone(cloud):
     assert [SignedOrder.decode(raw).order().clone_id.hex() for raw, _ in orders] == [good]
 
 
+def test_a_host_that_gives_up_after_its_order_was_refused_ends_the_record(cloud):
+    """The conductor has left the attempt already; nova will try no other host."""
+    cloud.computes.failing["prepare", "compute-2"] = errors.Refused("another policy")
+    attempt = cloud.ordered()[0]
+    assert cloud.phases() == ["scheduling"]
+    cloud.conductor.fail(GROUP, server(0), attempt, moves_why("another policy"), retry=False)
+    assert cloud.phases() == ["failed"]
+
+
+def test_what_is_told_late_of_a_former_attempt_does_not_end_the_next(cloud):
+    first = cloud.ordered()[0]
+    cloud.conductor.fail(GROUP, server(0), first, moves_why("PCR 0"), retry=True)
+    cloud.clock.passes(1)
+    cloud.claim(0, "compute-1")
+    cloud.look()
+    for retry in (True, False):
+        cloud.conductor.fail(GROUP, server(0), first, moves_why("PCR 0"), retry=retry)
+    assert cloud.phases() == ["ordered"]
+
+
 def test_a_host_that_is_not_enrolled_may_not_claim(cloud):
     cloud.ask_for(1)
     with pytest.raises(errors.Refused, match="not enrolled"):
@@ -406,6 +426,18 @@ def test_a_server_that_nova_gave_up_ends_with_novas_fault(cloud):
     stale(cloud)
     assert cloud.phases() == ["failed"]
     assert "No valid host was found" in cloud.record().reason
+
+
+def test_a_server_that_nova_gave_up_after_a_host_failed_has_that_hosts_checks_in_its_record(cloud):
+    attempt = cloud.ordered()[0]
+    why = moves_why("PCR 4 of right is bad", "trusted-clone.policy.pcr-4")
+    cloud.conductor.fail(GROUP, server(0), attempt, why, retry=True)
+    cloud.nova.said[server(0)] = Said(Word.GAVE_UP, "Exceeded maximum number of retries")
+    cloud.clock.passes(5)
+    stale(cloud)
+    record = cloud.record()
+    assert (record.phase, record.code) == ("failed", "trusted-clone.policy.pcr-4")
+    assert "PCR 4" in record.reason and "maximum number of retries" in record.reason
 
 
 def test_a_deleted_server_ends_its_clone_at_both_hosts(cloud):
