@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from nova_trusted_clone.clone import records, source
+from nova_trusted_clone.clone import freeze_job, records
+from nova_trusted_clone.clone.freeze_job import FreezeJob
 from nova_trusted_clone.clone.host import Limits, Place
-from nova_trusted_clone.clone.source import FreezeJob, Source
+from nova_trusted_clone.clone.source import Source
 
 SERVER = "5f4f3b40-0000-4000-8000-000000000001"
 GROUP = "ab" * 16
@@ -42,7 +43,7 @@ class Parts:
 
 @pytest.fixture
 def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(source, "RELEASE_PAUSE_S", 0.001)
+    monkeypatch.setattr(freeze_job, "RELEASE_PAUSE_S", 0.001)
     place = Place(tmp_path, "test:///default", "127.0.0.1", 1, 2)
     place.make()
     return Parts(place, Stubborn(2))
