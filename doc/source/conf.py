@@ -2,7 +2,12 @@
 
 project = "nova-trusted-clone"
 copyright = "the nova-trusted-clone developers"
-extensions = ["openstackdocstheme", "oslo_config.sphinxext", "oslo_config.sphinxconfiggen"]
+extensions = [
+    "openstackdocstheme",
+    "oslo_config.sphinxext",
+    "oslo_config.sphinxconfiggen",
+    "oslo_policy.sphinxext",
+]
 html_theme = "openstackdocs"
 openstackdocs_repo_name = "nova-trusted-clone"
 openstackdocs_auto_name = False
