@@ -13,7 +13,8 @@ from nova_trusted_clone.clone import records
 from nova_trusted_clone.clone.ground import ANCHORS, POLICY, Ground
 from nova_trusted_clone.clone.helpers import remove
 from nova_trusted_clone.clone.host import Host
-from nova_trusted_clone.clone.incoming import Incoming, Phase, Rejected, identity_from_record
+from nova_trusted_clone.clone.incoming import Incoming
+from nova_trusted_clone.clone.kept import Phase, Rejected, identity_from_record
 from nova_trusted_clone.clone.stores import Store, StoreFailed
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol.order import SignedOrder, verify_order

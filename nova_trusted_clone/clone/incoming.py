@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
 import hashlib
 import logging
 import pathlib
@@ -12,59 +10,29 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nova_trusted_clone.clone import records
+from nova_trusted_clone.clone import records, restoring
+from nova_trusted_clone.clone.clone_vtpm import CloneVtpm
 from nova_trusted_clone.clone.ground import Ground
-from nova_trusted_clone.clone.helpers import decode, pack_vtpm, remove, unpack_vtpm
+from nova_trusted_clone.clone.helpers import decode, remove, unpack_vtpm
 from nova_trusted_clone.clone.host import Host
+from nova_trusted_clone.clone.kept import KeptClone, Phase, Rejected
 from nova_trusted_clone.clone.session import Session, Signer
 from nova_trusted_clone.clone.stores import Store, StoreFailed
+from nova_trusted_clone.clone.used import ReplayedUses, UsedIds
 from nova_trusted_clone.core.errors import CoreError
 from nova_trusted_clone.core.protocol import actions, events
 from nova_trusted_clone.core.protocol.destination import DestinationSession
 from nova_trusted_clone.core.protocol.messages import Counts
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
-from nova_trusted_clone.ports import (
-    HostSide,
-    Identity,
-    NicIdentity,
-    Passphrase,
-    PassphraseUnavailable,
-    RestorePlan,
-    VtpmBlobs,
-    VtpmInstance,
-)
+from nova_trusted_clone.ports import Identity
+
+__all__ = ("Incoming", "Phase", "Rejected")
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.1
-VTPM_PCRS = tuple(range(1, 8))
-# RAM blocks that QEMU opens as files; the others are small and travel in the restored stream.
-FILE_BLOCKS = ("pc.ram",)
-# Files of a vTPM's state, which is secret: made for the conversation, and derived of the source's.
-MADE, DERIVED = "vtpm", "vtpm-derived"
 
 
-class Phase(enum.StrEnum):
-    """How far a clone is, as its destination sees it."""
-
-    PREPARED = "prepared"
-    ATTESTING = "attesting"
-    FETCHING = "fetching"
-    RESTORING = "restoring"
-    PROVISIONAL = "provisional"
-    COMPLETE = "complete"
-    FAILED = "failed"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more happens."""
-        return self in (Phase.COMPLETE, Phase.FAILED)
-
-
-class Rejected(Exception):
-    """The destination does not go on; the source is told the reason."""
-
-
-class Incoming:
+class Incoming(KeptClone):
     """One clone on its destination host."""
 
     def __init__(
@@ -78,80 +46,32 @@ class Incoming:
         changed: Callable[[Incoming], None] = lambda _clone: None,
     ) -> None:
         """:param changed: told of every new phase, and when the disks have settled"""
-        self.order = order
-        self.clone_id = order.clone_id.hex()
-        self.identity = identity
-        self.phase = Phase.PREPARED
-        self.reason = ""
-        self.code = ""
-        self.fetched = False
-        self.settled = False
-        self.pause_us = 0
+        super().__init__(directory, signed, order, identity)
         self.store = Store(host.place.stores / order.freeze_group.hex())
         self._host = host
-        self._signed = signed
         self._ground = ground
-        self._directory = directory
         self._lock = threading.RLock()
-        self._saving = threading.RLock()
         self._stopped = threading.Event()
         self._final = threading.Event()
         self._session: Session | None = None
-        self._vtpm: VtpmInstance | None = None
-        self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm_quote}
+        self._vtpm = CloneVtpm(host, directory, identity, derives=order.vtpm_mode == "derive")
+        self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm.quote}
         self._source_certificate = b""
         self._unclean = False
         self._settling = threading.Lock()
         self._changed = changed
-        self._regions: list[dict[str, Any]] = []
-        self._last = (b"", b"")
-
-    # -- what is kept -------------------------------------------------------------------------------------------------
-
-    def save(self) -> None:
-        """Write down what a restarted service needs."""
-        # What is written last must be what is the case: several threads enter phases.
-        with self._saving:
-            self._write(self.phase, self.reason)
-
-    def _write(self, phase: Phase, reason: str) -> None:
-        record = {
-            "clone_id": self.clone_id,
-            "order": self._signed.encode().hex(),
-            "identity": identity_to_record(self.identity),
-            "phase": phase.value,
-            "reason": reason,
-            "code": self.code,
-            "settled": self.settled,
-            "pause_us": self.pause_us,
-            "regions": self._regions,
-            "last": [part.hex() for part in self._last],
-        }
-        records.write(self._directory / "clone.json", record)
 
     def enter(self, phase: Phase, reason: str = "") -> None:
-        """Go to a phase and make that last.
+        """Go to a phase, make that last, and tell it.
 
         :raises Rejected: when the clone has ended meanwhile: nothing brings it back
         """
-        with self._saving:
-            if self.phase.ended:
-                raise Rejected(f"the clone has ended: {self.reason or self.phase.value}")
-            LOG.info("clone %s: %s%s", self.clone_id, phase, f": {reason}" if reason else "")
-            try:
-                # Told to others only when it lasts.
-                self._write(phase, reason)
-            finally:
-                self.phase, self.reason = phase, reason
+        super().enter(phase, reason)
         self._changed(self)
 
     def resume(self, record: Mapping[str, Any]) -> None:
         """After a restart: go on where that is safe, else take everything back."""
-        self.phase, self.reason = Phase(record["phase"]), str(record["reason"])
-        self.code, self.settled = str(record["code"]), bool(record["settled"])
-        self.pause_us = int(record["pause_us"])
-        self._regions = list(record["regions"])
-        self._last = tuple(bytes.fromhex(part) for part in record["last"])  # type: ignore[assignment]
+        self._take_record(record)
         if self.phase is Phase.FAILED:
             self._clean_or_remember()  # the end may have come before all was removed
         if self.phase.ended:
@@ -203,17 +123,7 @@ class Incoming:
 
     def status(self) -> dict[str, Any]:
         """How far it is; progress comes from the store."""
-        found: dict[str, Any] = {
-            "clone_id": self.clone_id,
-            "server": self.identity.uuid,
-            "phase": self.phase.value,
-            "reason": self.reason,
-            "code": self.code,
-            "fetched": self.fetched,
-            "settled": self.settled,
-        }
-        if self.pause_us:
-            found["pause_us"] = self.pause_us
+        found = super().status()
         if not self.phase.ended and self.store.alive:
             with contextlib.suppress(StoreFailed):  # it ended just now: the watching thread says so
                 found["transfer"] = self.store.status()
@@ -255,7 +165,8 @@ class Incoming:
             if isinstance(action, actions.Send):
                 answer = action.data
             elif isinstance(action, actions.MakeVtpm):
-                pending.extend(self._make_vtpm(action.inherited))
+                with self._vtpm.made(action.inherited) as vtpm:
+                    pending.extend(self._feed(events.VtpmReady(vtpm=vtpm)))
             elif isinstance(action, actions.OpenChannel):
                 self._source_certificate = action.peer_certificate
             elif isinstance(action, actions.Fetch):
@@ -292,71 +203,6 @@ class Incoming:
     def _feed(self, event: Any) -> list[Any]:
         assert self._session is not None
         return self._session.feed(event)
-
-    # -- the vTPM -----------------------------------------------------------------------------------------------------
-
-    def _make_vtpm(self, inherited: Sequence[tuple[int, bytes]]) -> list[Any]:
-        """Make the clone's vTPM, have it quote, and keep its state for the restore."""
-        self._vtpm = self._host.vtpms.new(self.identity.uuid, inherited, self._passphrase())
-        try:
-            left = self._feed(events.VtpmReady(vtpm=self._vtpm_identity("new")))
-            self._keep(self._vtpm.hand_over(), MADE)
-        finally:
-            self._vtpm.discard()
-            self._vtpm = None
-        return left
-
-    def _derive_vtpm(self, source: VtpmBlobs) -> None:
-        self._vtpm = self._host.vtpms.derive(self.identity.uuid, source, self._passphrase())
-        try:
-            with self._lock:
-                self._require_done(
-                    self._feed(events.VtpmInstalled(vtpm=self._vtpm_identity("derive")))
-                )
-            self._keep(self._vtpm.hand_over(), DERIVED)
-        finally:
-            self._vtpm.discard()
-            self._vtpm = None
-
-    def _passphrase(self) -> Passphrase | None:
-        """What the clone's vTPM's state is encrypted by, where the control plane named a secret for that.
-
-        :raises Rejected: when it cannot be had
-        """
-        side = self.identity.host_side
-        if side is None or side.vtpm_secret is None:
-            return None
-        try:
-            return self._host.passphrases(self.identity.uuid, side.vtpm_secret)
-        except PassphraseUnavailable as error:
-            raise Rejected(str(error)) from error
-
-    def _vtpm_identity(self, mode: str) -> events.VtpmIdentity:
-        assert self._vtpm is not None
-        return events.VtpmIdentity(
-            mode=mode,
-            ek_chain=tuple(self._vtpm.ek_chain),
-            ak_public=self._vtpm.tpm.ak_public(),
-            pcr_values=dict(self._vtpm.tpm.read_pcrs(VTPM_PCRS)),
-        )
-
-    def _vtpm_quote(self, qualifying_data: bytes, pcrs: Sequence[int]) -> Any:
-        assert self._vtpm is not None
-        return self._vtpm.tpm.quote(qualifying_data, pcrs)
-
-    def _keep(self, blobs: VtpmBlobs, name: str) -> None:
-        path = self._directory / name
-        path.touch(mode=0o600)
-        path.write_bytes(pack_vtpm(blobs))
-
-    def _kept_vtpm(self) -> VtpmBlobs | None:
-        """The vTPM that the clone gets; in mode derive never the one that only proved this host."""
-        path = self._directory / (DERIVED if self.order.vtpm_mode == "derive" else MADE)
-        return unpack_vtpm(path.read_bytes()) if path.exists() else None
-
-    def _forget_vtpms(self) -> None:
-        for name in (MADE, DERIVED):
-            (self._directory / name).unlink(missing_ok=True)
 
     # -- fetching and running -----------------------------------------------------------------------------------------
 
@@ -410,9 +256,8 @@ class Incoming:
     def _run(self) -> None:
         """From the first verified page to the settled clone."""
         try:
-            derives = self.order.vtpm_mode == "derive" and self._kept_vtpm() is None
-            if self.phase is Phase.FETCHING and derives:
-                self._derive_vtpm(unpack_vtpm(self._region_path("vtpm").read_bytes()))
+            if self.phase is Phase.FETCHING and self._vtpm.derives and self._vtpm.kept() is None:
+                self._derive_vtpm()
             if self.phase is Phase.FETCHING and self.order.memory_mode == "lazy":
                 self._restore()
                 self.enter(Phase.PROVISIONAL)
@@ -462,38 +307,19 @@ class Incoming:
     def _restore(self) -> None:
         self.enter(Phase.RESTORING)
         self.store.add_clone(self.identity.name)
-        by_kind = {
-            kind: [r for r in self._regions if r["kind"] == kind] for kind in ("ram", "disk")
-        }
-        mount = self.store.mount_path
-        plan = RestorePlan(
-            identity=self.identity,
-            directory=self._directory,
-            definition=self._region_path("domain").read_text(),
-            device_state=self._region_path("device"),
-            memory={
-                r["name"]: mount / "ram" / self.identity.name / r["name"]
-                for r in by_kind["ram"]
-                if r["name"] in FILE_BLOCKS
-            },
-            small_blocks={
-                r["name"]: self.store.read_region(r["id"])
-                for r in by_kind["ram"]
-                if r["name"] not in FILE_BLOCKS
-            },
-            ram_block_order=tuple((r["name"], r["size_bytes"]) for r in by_kind["ram"]),
-            backings={r["name"]: mount / "disks" / r["name"] for r in by_kind["disk"]},
-            vtpm=self._kept_vtpm(),
+        plan = restoring.plan(
+            self.store, self._regions, self.identity, self._directory, self._vtpm.kept()
         )
         with self._lock:
             if self._stopped.is_set():
                 raise Rejected("ended before it was restored")
             self._host.destination.restore(plan)
-        self._forget_vtpms()
+        self._vtpm.forget()
 
-    def _region_path(self, kind: str) -> pathlib.Path:
-        (region,) = (r for r in self._regions if r["kind"] == kind)
-        return self.store.read_region(region["id"])
+    def _derive_vtpm(self) -> None:
+        state = restoring.region_path(self.store, self._regions, "vtpm").read_bytes()
+        with self._vtpm.derived(unpack_vtpm(state)) as vtpm, self._lock:
+            self._require_done(self._feed(events.VtpmInstalled(vtpm=vtpm)))
 
     def _await_everything(self) -> None:
         while not self.fetched:
@@ -567,33 +393,9 @@ class Incoming:
     def clean(self) -> None:
         """Remove the clone, its vTPM's state and whatever else it had here. Each part is tried even if another fails."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._forget_vtpms)
+            stack.callback(self._vtpm.forget)
             stack.callback(self._host.destination.destroy, self.identity.uuid, self._directory)
-            if self._vtpm is not None:
-                stack.callback(self._vtpm.discard)
-
-
-class UsedIds:
-    """Ids and nonces that were used here, each an empty file: used once means once, over restarts too."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-
-    def first_use(self, kind: str, value: bytes) -> bool:
-        """Return whether this is the first use, and remember it."""
-        try:
-            (self._directory / f"{kind}-{value.hex()}").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
-
-
-class ReplayedUses:
-    """For feeding a machine its own log again: what it was told then, it is told again."""
-
-    def first_use(self, kind: str, value: bytes) -> bool:
-        """Return True."""
-        return True
+            stack.callback(self._vtpm.discard)
 
 
 def _bulk_address(hints: Mapping[str, Any]) -> tuple[str, int]:
@@ -608,25 +410,3 @@ def _bulk_address(hints: Mapping[str, Any]) -> tuple[str, int]:
     if not isinstance(address, str) or not isinstance(port, int) or not 0 < port < 1 << 16:
         raise Rejected("bulk: an address and a port expected")
     return address, port
-
-
-def identity_to_record(identity: Identity) -> dict[str, Any]:
-    """As it stands in a record."""
-    return dataclasses.asdict(identity)
-
-
-def identity_from_record(raw: Mapping[str, Any]) -> Identity:
-    """What :func:`identity_to_record` gave.
-
-    :raises KeyError: when it is not
-    :raises TypeError: likewise
-    """
-    side: dict[str, Any] | None = raw["host_side"]
-    if side is not None:
-        side = {name: tuple(v) if isinstance(v, list) else v for name, v in side.items()}
-    return Identity(
-        raw["name"],
-        raw["uuid"],
-        tuple(NicIdentity(nic["mac"], nic["bridge"]) for nic in raw["nics"]),
-        None if side is None else HostSide(**side),
-    )

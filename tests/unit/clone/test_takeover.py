@@ -13,13 +13,8 @@ from nova_trusted_clone.clone import records
 from nova_trusted_clone.clone.destination import Destination
 from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.host import Limits, Place
-from nova_trusted_clone.clone.incoming import (
-    Incoming,
-    Phase,
-    Rejected,
-    identity_from_record,
-    identity_to_record,
-)
+from nova_trusted_clone.clone.incoming import Incoming
+from nova_trusted_clone.clone.kept import Phase, Rejected, identity_from_record, identity_to_record
 from nova_trusted_clone.core.protocol.order import Order, SignedOrder
 from nova_trusted_clone.ports import HostSide, Identity, NicIdentity
 
