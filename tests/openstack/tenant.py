@@ -55,7 +55,9 @@ class Running:
 
     def wait_until_it_says(self, pattern: str, limit_s: float = LIMIT_S) -> None:
         """Wait for a line of progress."""
-        self._wait(lambda: bool(re.search(pattern, self.err.read_text())), pattern, limit_s)
+        self._wait(
+            lambda: bool(re.search(pattern, self.err.read_text(), re.MULTILINE)), pattern, limit_s
+        )
 
     def interrupt(self) -> None:
         """Ctrl-C."""
@@ -108,6 +110,7 @@ class Tenant:
                 text=True,
                 cwd=self.directory,
                 env=self._environment(program),
+                preexec_fn=_listen_to_ctrl_c,
             )
         return Running(process, err)
 
@@ -126,3 +129,8 @@ class Tenant:
                 "NOVACLIENT_UUID_CACHE_DIR": str(self.directory),
             }
         return environment
+
+
+def _listen_to_ctrl_c() -> None:
+    """Who runs in the background of a shell has none, and its children neither."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

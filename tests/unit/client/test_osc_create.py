@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -170,6 +171,14 @@ class TestWaiting:
         assert [row["Phase"] for row in done.json()] == ["fetching"]
         assert "1 of 1 clones are not complete yet and go on" in done.err
 
+    @pytest.fixture
+    def ctrl_c(self) -> Iterator[None]:
+        """As at a terminal: a run in the background may have been started without it."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    @pytest.mark.usefixtures("ctrl_c")
     def test_ctrl_c_leaves_the_clones_alone_and_says_so(self, cloud: Cloud, openstack: Openstack):
         source = cloud.server("web")
         cloud.next_phases = [("fetching",)]
