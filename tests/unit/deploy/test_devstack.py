@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 
 import pytest
 from oslo_config import cfg
@@ -374,12 +375,16 @@ def test_the_policy_says_what_local_conf_allows(node: Stage, setting: str, name:
     assert changed == {**before, name: True}
 
 
-def test_bash_finds_no_fault_in_any_file() -> None:
-    for name in ("plugin.sh", "settings", "override-defaults", "lib/trusted-clone"):
-        done = subprocess.run(
-            ["bash", "-n", str(ROOT / "devstack" / name)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+def test_bashate_finds_no_fault_in_any_file() -> None:
+    """With the options of tox."""
+    names = ("plugin.sh", "settings", "override-defaults", "lib/trusted-clone")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bashate.bashate", "-i", "E006", "-e", "E005,E042,E043,E044"),
+            *(str(ROOT / "devstack" / name) for name in names),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
