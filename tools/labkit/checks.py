@@ -21,6 +21,7 @@ LINT = (
 )
 # A hanging test must not use up the time of the whole run; the longest real one takes minutes under emulation.
 INTEGRATION_LIMIT_S = 600
+FUNCTIONAL_LIMIT_S = 300
 # Emulated guests on two shared processors are late now and then. A story that fails is told once more, and the summary says so
 # ("rerun"): what shows there more than once is a fault to look for.
 INTEGRATION_RERUNS = 1
@@ -29,6 +30,7 @@ OPENSTACK_LIMIT_S = 900
 PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "lint": LINT,
     "unit": ((*PYTEST, "tests/unit", "tests/fuzz"),),
+    "functional": ((*PYTEST, "tests/functional", f"--timeout={FUNCTIONAL_LIMIT_S}"),),
     "integration": (
         (
             *PYTEST,
