@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from nova.api.validation import validators
 
 from nova_trusted_clone.api.schemas import trusted_clone, trusted_clones, versions
+from nova_trusted_clone.client import replies
 from nova_trusted_clone.client.rest import TrustedClones
 from nova_trusted_clone.client.values import CloneRequest, Nic
 from tests.unit.client.cloud import PHASES, Cloud
@@ -22,11 +25,32 @@ SCHEMAS = (
     ("DELETE", "/trusted-clones/[^/]+", trusted_clones.delete_response),
     ("GET", "/trusted-clone", versions.index_response),
 )
+SAMPLES = pathlib.Path(__file__).resolve().parents[3] / "doc" / "api_samples" / "trusted-clone"
 UUID = "8f2bd6a1-7fd0-4d0b-8e0f-0e5a8d8f2b11"
 
 
 def require(schema: dict[str, Any], body: Any) -> None:
     validators._SchemaValidator(schema).validate(body)
+
+
+@pytest.mark.parametrize(
+    ("sample", "parse"),
+    [
+        ("trusted-clone-create-resp", replies.created),
+        ("trusted-clones-list-resp", replies.records),
+        ("trusted-clone-show-resp", replies.record),
+        ("trusted-clone-show-admin-resp", replies.record),
+        ("trusted-clone-evidence-resp", replies.evidence),
+    ],
+)
+def test_the_samples_of_the_api_reference_are_understood(sample: str, parse: Callable[..., Any]):
+    assert parse((SAMPLES / f"{sample}.json").read_bytes())
+
+
+def test_an_administrator_sees_hosts():
+    shown = replies.record((SAMPLES / "trusted-clone-show-admin-resp.json").read_bytes())
+    assert shown.host
+    assert shown.source_host
 
 
 @pytest.mark.parametrize(
