@@ -15,6 +15,7 @@ from nova_trusted_clone.ports import HostSide, Identity, NicIdentity
 ET.register_namespace("nova", "http://openstack.org/xmlns/libvirt/nova/1.1")
 
 # Devices that Nova may give a server and that no frozen state goes with; each with the words for the one who asks.
+CHARACTERS = ("serial", "console", "channel")
 REFUSED = {
     "hostdev": "a device of the host is passed through to it",
     "filesystem": "a share is mounted in it",
@@ -47,10 +48,13 @@ def identity(name: str, uuid: str, guest_xml: str) -> Identity:
         uuid=uuid,
         nics=tuple(NicIdentity(_mac(interface)) for interface in interfaces),
         host_side=HostSide(
-            interfaces=tuple(ET.tostring(element, encoding="unicode") for element in interfaces),
+            interfaces=_texts(interfaces),
             disks=_disks(devices),
-            metadata=_metadata(guest_xml),
+            metadata=_metadata(root),
             console_log=_console_log(devices),
+            graphics=_texts(devices.findall("graphics")),
+            characters=_texts([one for one in devices if one.tag in CHARACTERS]),
+            cpuset=_cpuset(root),
             vtpm_secret=_vtpm_secret(devices),
             persistent=True,
         ),
@@ -100,8 +104,17 @@ def _disks(devices: ET.Element) -> Mapping[str, str]:
     return found
 
 
-def _metadata(guest_xml: str) -> str:
-    element = ET.fromstring(guest_xml).find("metadata")
+def _texts(elements: list[ET.Element]) -> tuple[str, ...]:
+    return tuple(ET.tostring(element, encoding="unicode") for element in elements)
+
+
+def _cpuset(root: ET.Element) -> str | None:
+    vcpu = root.find("vcpu")
+    return vcpu.get("cpuset") if vcpu is not None else None
+
+
+def _metadata(root: ET.Element) -> str:
+    element = root.find("metadata")
     return ET.tostring(element, encoding="unicode") if element is not None else ""
 
 

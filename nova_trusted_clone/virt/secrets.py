@@ -11,8 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import nova.conf
-from nova import vtpm
+from nova import context as nova_context
+from nova import objects, vtpm
 from nova.virt import hardware
+
+from nova_trusted_clone.ports import PassphraseUnavailable
 
 CONF = nova.conf.CONF
 
@@ -41,6 +44,31 @@ def let_go(driver: Any, instance: Any) -> None:
     """Remove the clone's secret from libvirt unless its flavor keeps it there. Harmless when there is none."""
     if not _stays(instance):
         driver._host.delete_secret("vtpm", instance.uuid)
+
+
+def of_source(context: Any, server: str, secret: str) -> bytes | None:
+    """The passphrase of a server that is about to be frozen; None where libvirt itself has it, readable.
+
+    :param context: the one that ordered the clone, with the tenant's token: Nova's default keeps the secret the tenant's
+    :raises PassphraseUnavailable: when the key manager does not give it out
+    """
+    admin = nova_context.get_admin_context()
+    instance = objects.Instance.get_by_uuid(
+        admin, server, expected_attrs=["system_metadata", "flavor"]
+    )
+    if _stays(instance):
+        return None
+    if instance.system_metadata.get("vtpm_secret_uuid") != secret:
+        raise PassphraseUnavailable(f"Nova knows no vTPM secret {secret} of server {server}")
+    try:
+        _, passphrase = vtpm.get_or_create_secret(context, instance)
+    except Exception as error:
+        security = vtpm.get_instance_tpm_secret_security(instance.flavor)
+        raise PassphraseUnavailable(
+            f"the key manager does not give out the vTPM's secret (hw:tpm_secret_security={security}): "
+            f"{type(error).__name__}; order the clone anew as a user who may read it"
+        ) from error
+    return bytes(passphrase)
 
 
 def _stays(instance: Any) -> bool:

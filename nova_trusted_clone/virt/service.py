@@ -6,10 +6,12 @@ looked at again whenever Nova updates its resources. Nothing here stops nova-com
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import pathlib
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,11 +23,14 @@ from nova_trusted_clone.clone.destination import Destination
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Rejected
 from nova_trusted_clone.clone.source import FreezeFailed, Source
+from nova_trusted_clone.core.protocol.order import SignedOrder
 from nova_trusted_clone.rpc.errors import Conflict
+from nova_trusted_clone.virt import secrets
 from nova_trusted_clone.virt.peers import RpcPeer
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
+MAX_CONTEXTS = 64
 FUSE = pathlib.Path("/dev/fuse")
 
 Listener = Callable[[dict[str, Any]], None]
@@ -34,8 +39,9 @@ Listener = Callable[[dict[str, Any]], None]
 class Engine:
     """A started engine: both use cases on this host."""
 
-    def __init__(self, host: Host, listener: Listener) -> None:
+    def __init__(self, host: Host, listener: Listener, contexts: Contexts) -> None:
         self.host = host
+        self._contexts = contexts
         self.destination = Destination(host, listener=listener)
         self.source = Source(host)
 
@@ -47,6 +53,8 @@ class Engine:
 
     def clone(self, context: Any, orders: Sequence[tuple[bytes, str]]) -> str:
         """Start one freeze; return its id."""
+        server = SignedOrder.decode(orders[0][0]).order().source_server
+        self._contexts.keep(str(uuid.UUID(bytes=server)), context)
         return self.source.clone(orders)
 
     def has_freeze(self, freeze_id: str) -> bool:
@@ -66,6 +74,33 @@ class Engine:
         return True
 
 
+class Contexts:
+    """Whose request it is that a server is frozen for, in memory only: it has the tenant's token."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest: collections.OrderedDict[str, Any] = collections.OrderedDict()
+
+    def keep(self, server: str, context: Any) -> None:
+        """Take note of the newest request."""
+        with self._lock:
+            self._newest[server] = context
+            self._newest.move_to_end(server)
+            while len(self._newest) > MAX_CONTEXTS:
+                self._newest.popitem(last=False)
+
+    def passphrase(self, server: str, secret: str) -> bytes | None:
+        """What encrypts the vTPM of a server here; None where libvirt is to be asked.
+
+        :raises PassphraseUnavailable: when it cannot be had
+        """
+        with self._lock:
+            context = self._newest.get(server)
+        if context is None:
+            return None  # a clone that is received: its secret is in libvirt until it runs
+        return secrets.of_source(context, server, secret)
+
+
 class CloneService:
     """Starts the engine once, and stops it once."""
 
@@ -75,6 +110,7 @@ class CloneService:
         self._started = started
         self._lock = threading.Lock()
         self._held = contextlib.ExitStack()
+        self._contexts = Contexts()
         self._engine: Engine | None = None
         self._obstacles: list[str] | None = None
 
@@ -126,9 +162,13 @@ class CloneService:
             with contextlib.ExitStack() as held:
                 wiring.require_sound(options)
                 held.enter_context(wiring.alone_in(pathlib.Path(options.state_path)))
-                host = wiring.host(options, peers=_peers(options.message_timeout_s))
+                host = wiring.host(
+                    options,
+                    peers=_peers(options.message_timeout_s),
+                    passphrase=self._contexts.passphrase,
+                )
                 held.callback(host.vtpms.close)
-                engine = Engine(host, self._listener)
+                engine = Engine(host, self._listener, self._contexts)
                 engine.resume()
                 self._engine, self._held = engine, held.pop_all()
                 self._started(engine)

@@ -45,6 +45,25 @@ def test_the_console_log_the_secret_and_the_metadata_are_the_clone_s() -> None:
     assert side.persistent
 
 
+def test_consoles_and_displays_are_this_host_s() -> None:
+    made = guest()
+    display = config.LibvirtConfigGuestGraphics()
+    display.type, display.listen = "vnc", "192.0.2.7"
+    made.add_device(display)
+    made.cpuset = {0, 1}
+    side = host_side(made.to_xml())
+    assert [ET.fromstring(text).get("listen") for text in side.graphics] == ["192.0.2.7"]
+    assert [ET.fromstring(text).tag for text in side.characters] == ["serial"]
+    assert side.cpuset == "0-1"
+
+
+def test_a_kernel_outside_the_image_is_named() -> None:
+    made = guest()
+    made.os_kernel = "/var/lib/nova/instances/kernel"
+    with pytest.raises(UnfitGuest, match="a kernel of its own"):
+        identity(NAME, SERVER, made.to_xml())
+
+
 def test_a_guest_without_vtpm_and_console_has_neither() -> None:
     made = guest()
     made.devices = [disk("vda", "disk")]
