@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import signal
 from collections.abc import Iterator
 
 import pytest
 from labkit import process
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
-from labkit.cloud.service import Service
 
+from tests.openstack.killing import kill
 from tests.openstack.tenant import LIMIT_S, Running, Tenant
 
 ENDED = ("complete", "failed", "aborted")
@@ -51,18 +49,6 @@ def is_complete(running: Running) -> bool:
     done = running.done()
     assert [row["Phase"] for row in done.json()] == ["complete"], done.err
     return True
-
-
-def kill(service: Service) -> None:
-    """End a service and its workers at once, as a machine that loses its power does."""
-    master = service.process
-    assert master is not None
-    workers = pathlib.Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text().split()
-    assert workers, "no worker to kill"
-    # The master first: it would start another worker.
-    for pid in (master.pid, *map(int, workers)):
-        os.kill(pid, signal.SIGKILL)
-    assert process.wait_until(lambda: service.process is None, 10)
 
 
 def test_the_conductor_is_killed_and_comes_back(cloud: Cloud, tenant: Tenant, web: Server):

@@ -10,43 +10,23 @@ from typing import Any
 
 import oslo_messaging as messaging
 import pytest
-from labkit.cloud import settings
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
-from nova import context as nova_context
 from nova import rpc
-from oslo_config import cfg
 
 from nova_trusted_clone.rpc import COMPUTE_TOPIC, CONDUCTOR_TOPIC, errors
 from nova_trusted_clone.rpc.compute import ComputeAPI
 from nova_trusted_clone.rpc.conductor import ConductorAPI
+from tests.openstack.wire import conductor as conductor
+from tests.openstack.wire import forger as forger
+from tests.openstack.wire import transport as transport
 
 GROUP = secrets.token_hex(16)
 ATTEMPT = secrets.token_hex(16)
 SERVER = str(uuid.uuid4())
 
 
-@pytest.fixture(scope="module")
-def transport(cloud: Cloud) -> Iterator[Any]:
-    """The real broker, by its password."""
-    cfg.CONF([], project="nova", default_config_files=[])
-    messaging.set_transport_defaults("nova")
-    url = f"rabbit://guest:guest@{cloud.control.address}:{settings.RABBITMQ}/"
-    before, rpc.TRANSPORT = rpc.TRANSPORT, messaging.get_rpc_transport(cfg.CONF, url=url)
-    yield rpc.TRANSPORT
-    rpc.TRANSPORT.cleanup()
-    rpc.TRANSPORT = before
-
-
-@pytest.fixture
-def conductor(transport: Any) -> ConductorAPI:
-    return ConductorAPI(insist_s=0)
-
-
-@pytest.fixture
-def forger() -> Any:
-    """Whoever writes that he is the administrator."""
-    return nova_context.RequestContext(user_id="forger", project_id="forged", is_admin=True)
+pytestmark = pytest.mark.usefixtures("transport")
 
 
 @contextlib.contextmanager
