@@ -101,7 +101,8 @@ class DrainedCapture:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for waiting in (self._listening, self._connection):
+            opened = (self._listening, self._connection)
+        for waiting in opened:
             if waiting is not None:
                 # Wakes the drain's thread; it may have ended by itself.
                 with contextlib.suppress(OSError):
@@ -139,11 +140,14 @@ class DrainedCapture:
         connection = self._accept(self._listening)
         if connection is None:
             return
-        self._connection = connection
+        with self._changed:
+            self._connection = connection
+            closed = self._closed
         began = time.monotonic()
         try:
             with connection:
-                self._drain(connection)
+                if not closed:
+                    self._drain(connection)
         finally:
             self.seconds = time.monotonic() - began
             self._end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -123,3 +124,27 @@ def test_blocks_that_the_freeze_did_not_find_fail_it(capture: DrainedCapture) ->
         stream.sendall(streams.header(BLOCK) + all_pages() + streams.TAIL)
     await_end(capture)
     assert "the freeze found" in str(capture.failed_reason)
+
+
+def test_it_ends_also_when_it_is_closed_while_qemu_connects(
+    capture: DrainedCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, accepted = DrainedCapture._accept, threading.Event()
+
+    def accept_and_wait(own: DrainedCapture, listening: socket.socket) -> socket.socket | None:
+        connection = accept(own, listening)
+        accepted.set()
+        while not own._closed:
+            time.sleep(0.002)
+        return connection
+
+    monkeypatch.setattr(DrainedCapture, "_accept", accept_and_wait)
+    other = DrainedCapture(capture.socket_path.with_name("other"), capture.socket_path.parent)
+    other.start()
+    with qemu(other) as stream:
+        assert accepted.wait(10)
+        closing = threading.Thread(target=other.close, daemon=True)
+        closing.start()
+        closing.join(10)
+        assert not closing.is_alive()
+        assert stream.recv(1) == b""
