@@ -1,7 +1,8 @@
-"""A service that gives its rights away before it does anything: a freeze, an exporter and a store as an ordinary user.
+"""A service that gives its rights away before it does anything: an exporter and a store as an ordinary user.
 
 A program for ``test_privileges``: it starts as root, forks both privileged daemons as oslo.privsep does, becomes an ordinary
-user for good, and prints what came of it as JSON.
+user for good, and writes what came of it as JSON. What it serves is a file; whose memory it has opened is a program that is
+named like QEMU and runs as somebody else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from nova_trusted_clone.clone.helpers import Helper, decode, encode
 from nova_trusted_clone.clone.source import EXPORTER
 from nova_trusted_clone.clone.stores import Store
 from nova_trusted_clone.datapath import mounts, processes
-from nova_trusted_clone.hypervisor.qemu.source import QemuSource
+from nova_trusted_clone.hypervisor.qemu.memory import DirectMemory, open_memory
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
 from nova_trusted_clone.privsep import daemons, guest_memory_pctxt, mounts_pctxt
 
 # Any that is nobody's.
@@ -32,11 +34,11 @@ MIB = 1 << 20
 
 
 def give_rights_away() -> None:
-    """Fork the daemons, and become an ordinary user. Group 0 opens libvirt's socket, as the group libvirt does elsewhere."""
+    """Fork the daemons, and become an ordinary user."""
     cfg.CONF([], project="nova", default_config_files=[])
     for context in (guest_memory_pctxt, mounts_pctxt):
         context.start(priv_context.Method.FORK)
-    os.setgroups([0])
+    os.setgroups([])
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)
     daemons.use()
@@ -46,25 +48,39 @@ def rights(pid: int | str) -> dict[str, Any]:
     """A process's user and capabilities, as the kernel has them."""
     lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
     found = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-    return {
-        "user": int(found["Uid"].split()[1]),
-        "capabilities": int(found["CapPrm"], 16) | int(found["CapAmb"], 16),
-    }
+    held = int(found["CapPrm"], 16) | int(found["CapAmb"], 16)
+    return {"user": int(found["Uid"].split()[1]), "capabilities": held}
 
 
-def children() -> dict[int, str]:
-    """This process's children and their command lines."""
-    found = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return {
-        int(pid): pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        for pid in found
-    }
+def children() -> list[int]:
+    """This process's children."""
+    text = pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return [int(pid) for pid in text.split()]
 
 
-def clone_data(uri: str, server: str, place: pathlib.Path) -> dict[str, Any]:
-    """Freeze, fetch everything into a store, and look at what QEMU would map."""
-    hypervisor, freeze = QemuSource(uri), place / "freeze"
-    freeze.mkdir(mode=0o700)
+def end_of_stack(guest: ProcessId) -> str:
+    """The last page of a program's stack, where its own name stands, read through the daemon's files."""
+    stack = next(found for found in mappings(guest.pid) if found.path == "[stack]")
+    memory = DirectMemory(guest)
+    try:
+        data, _accepted = memory.read(stack.start + stack.size - 4096, 1, protected=False)
+    finally:
+        memory.close()
+    return data.decode(errors="replace")
+
+
+def hand_memory(exporter: Helper, guest: ProcessId) -> None:
+    """As a freeze does it: the exporter gets what it may not open."""
+    descriptors = open_memory(guest)
+    try:
+        exporter.call("memory", descriptors, pid=guest.pid, start_time=guest.start_time)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def serve(content: pathlib.Path, guest: ProcessId, place: pathlib.Path) -> dict[str, Any]:
+    """Export a file as a clone's memory, fetch it into a store, and look at what QEMU would map."""
     exporter, store = Helper(EXPORTER, place / "exporter"), Store(place / "stores" / FREEZE)
     with contextlib.ExitStack() as undo:
         undo.callback(exporter.stop)
@@ -75,37 +91,35 @@ def clone_data(uri: str, server: str, place: pathlib.Path) -> dict[str, Any]:
             "listen", freeze_id=FREEZE, address="127.0.0.1", port_min=0, port_max=0
         )
         exporter.call("admit", certificate=encode(store.certificate()), clone_id="ab" * 16)
-        undo.callback(hypervisor.release, server, freeze)
-        drain = pathlib.Path(str(exporter.call("drain")["socket"]))
-        frozen = hypervisor.freeze(server, freeze, drain)
-        memory = hypervisor.memory_files(frozen)
-        assert memory is not None
-        exporter.call("memory", memory.descriptors, pid=memory.pid, start_time=memory.start_time)
-        rows = [
-            {"kind": r.kind, "name": r.name, "size_bytes": r.size_bytes, "source": dict(r.source)}
-            for r in frozen.regions
-        ]
-        regions = exporter.call("frozen", regions=rows)["regions"]
+        exporter.call("drain")
+        hand_memory(exporter, guest)
+        row = {
+            "kind": "ram",
+            "name": "pc.ram",
+            "size_bytes": content.stat().st_size,
+            "source": {"type": "file", "path": str(content)},
+        }
+        identity = exporter.call("identity")
         store.fetch(
             address="127.0.0.1",
             port=int(where["port"]),
-            certificate=decode(exporter.call("identity")["certificate"]),
+            certificate=decode(identity["certificate"]),
             freeze_id=bytes.fromhex(FREEZE),
-            page_key=decode(exporter.call("identity")["page_key"]),
-            regions=regions,
+            page_key=decode(identity["page_key"]),
+            regions=exporter.call("frozen", regions=[row])["regions"],
             mode="lazy",
             limit_s=60,
         )
         store.add_clone("web")
         while not store.status()["complete"]:
             time.sleep(0.05)
+        served = store.mount_path / "ram" / "web" / "pc.ram"
         return {
             "exporter": rights(_pid(place / "exporter")),
             "store": rights(_pid(store.directory)),
-            "children": {line: rights(pid) for pid, line in children().items()},
-            "drain": exporter.call("status")["drain"],
+            "children": [rights(pid) for pid in children()],
             "mounted": [str(path) for path in mounts.mounts_below(place)],
-            "start_of_memory": _read_as_another(store.mount_path / "ram" / "web" / "pc.ram"),
+            "served": hashlib.sha256(served.read_bytes()).hexdigest(),
         }
 
 
@@ -115,22 +129,17 @@ def _pid(directory: pathlib.Path) -> int:
     return found.pid
 
 
-def _read_as_another(path: pathlib.Path) -> str:
-    """The first MiB's digest, as the test reads it: QEMU too is another user than the service."""
-    return hashlib.sha256(path.open("rb").read(MIB)).hexdigest()
-
-
 def main() -> None:
-    """Arguments: libvirt's URI, the server's UUID, a directory."""
-    uri, server, directory = sys.argv[1:]
+    """Arguments: a file of whole MiB, the guest's pid, a directory."""
+    content, pid, directory = sys.argv[1:]
     place = pathlib.Path(directory)
     os.chown(place, USER, USER)
     place.chmod(0o711)
     give_rights_away()
     (place / "stores").mkdir(mode=0o700)
-    found = clone_data(uri, server, place)
-    found["own"] = rights("self")
-    found["left"] = [str(path) for path in mounts.mounts_below(place)]
+    guest = ProcessId.of(int(pid))
+    found = {"stack": end_of_stack(guest), **serve(pathlib.Path(content), guest, place)}
+    found |= {"own": rights("self"), "left": [str(path) for path in mounts.mounts_below(place)]}
     sys.stdout.write(json.dumps(found) + "\n")
 
 
