@@ -55,7 +55,10 @@ class FakeServer:
 
     def note(self, **facts: object) -> None:
         """Change facts."""
-        (self.directory / _SERVER).write_text(json.dumps({**self.facts, **facts}))
+        # Whole at once: others read meanwhile.
+        changed = self.directory / f"{_SERVER}.new"
+        changed.write_text(json.dumps({**self.facts, **facts}))
+        changed.replace(self.directory / _SERVER)
 
     def content(self, kind: str, name: str) -> bytes:
         """A RAM block (``ram``) or a disk (``disk``)."""
@@ -88,6 +91,7 @@ class FakeHypervisor:
         disks: Mapping[str, bytes],
         device_state: bytes = b"device state",
         vtpm: VtpmBlobs | None = None,
+        vtpm_secret: str | None = None,
     ) -> FakeServer:
         """Start a server with this content."""
         directory = self._root / identity.uuid
@@ -105,6 +109,7 @@ class FakeHypervisor:
             "settled": True,
             "blocks": list(memory),
             "vtpm": None if vtpm is None else [b.hex() for b in dataclasses.astuple(vtpm)],
+            "vtpm_secret": vtpm_secret,
         }
         (directory / _SERVER).write_text(json.dumps(facts))
         return FakeServer(directory)
@@ -135,6 +140,7 @@ class FakeHypervisor:
             nics=tuple(NicShape(f"net{i}", mac) for i, mac in enumerate(facts["macs"])),
             has_vtpm=facts["vtpm"] is not None,
             has_generation_id=True,
+            vtpm_secret=facts["vtpm_secret"],
             obstacles=() if facts["running"] else ("the server is not running",),
         )
 
@@ -212,8 +218,14 @@ class FakeHypervisor:
                     raise RestoreFailed(f"block {name}: {len(memory[name])} bytes, expected {size}")
             disks = {target: path.read_bytes() for target, path in plan.backings.items()}
             json.loads(plan.definition)
+            side = plan.identity.host_side
             server = self.boot(
-                plan.identity, memory, disks, plan.device_state.read_bytes(), plan.vtpm
+                plan.identity,
+                memory,
+                disks,
+                plan.device_state.read_bytes(),
+                plan.vtpm,
+                side.vtpm_secret if side is not None else None,
             )
         except (OSError, KeyError, ValueError) as error:
             shutil.rmtree(self._root / plan.identity.uuid, ignore_errors=True)
