@@ -106,10 +106,10 @@ class Requests:
         """
         self._servers.trusted_clone(context, instance)
         block_devices = objects.BlockDeviceMappingList.get_by_instance_uuid(context, instance.uuid)
+        making = self._making(context, instance, block_devices, wish)
         shape = self._require_cloneable(context, instance, block_devices)
         vtpm = _vtpm(wish, shape)
         self._require_idle(context, instance)
-        making = self._making(context, instance, block_devices, wish)
         nonce = self._conductor.begin(context, _request(context, instance, making, wish, vtpm))
         made = self._make(context, making)
         records = self._register(context, instance, making, made)
