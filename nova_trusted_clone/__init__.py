@@ -3,11 +3,15 @@
 Where things are (imports point down only; tests/unit/test_layers.py holds it):
 
 ==================  =========================================================
-cmd                 programs: manage, agent, exporter, store, guard
+cmd                 programs: conductor, manage, status, agent, exporter, store, guard
 virt                nova-compute's driver, over Nova's libvirt driver
 client              openstack server clone, and the API in Python; needs no nova
 assembly            which adapters a host's service uses
 clone               use cases: ordered steps, each with its undo
+conductor           requests gathered into freezes, orders, records, evidence verified
+rpc                 messages between nova's services, checked where they arrive
+db, objects         the conductor's records, and the values in them
+notifications       what nova's listeners are told of a clone
 conf                every option, with what it does and why
 transport           framed messages and TLS between hosts
 datapath            exporter and store: bulk pages, FUSE, prefetch
