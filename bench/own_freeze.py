@@ -20,7 +20,7 @@ START_LIMIT_S = 60.0
 END_LIMIT_S = 300.0
 LOOPBACK = "127.0.0.1"
 # Nobody connects; the exporter wants a port before it says how far the drain is.
-PORTS = {"port_min": 49700, "port_max": 49799}
+PORT_MIN, PORT_MAX = 49700, 49799
 
 
 @contextlib.contextmanager
@@ -29,7 +29,13 @@ def _exporter(directory: pathlib.Path) -> Iterator[ControlClient]:
     try:
         processes.wait_for_path(directory / "control.sock", running, START_LIMIT_S)
         client = ControlClient(directory / "control.sock")
-        client.call("listen", freeze_id=secrets.token_hex(16), address=LOOPBACK, **PORTS)
+        client.call(
+            "listen",
+            freeze_id=secrets.token_hex(16),
+            address=LOOPBACK,
+            port_min=PORT_MIN,
+            port_max=PORT_MAX,
+        )
         yield client
     finally:
         running.end()
