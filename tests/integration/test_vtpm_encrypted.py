@@ -1,4 +1,4 @@
-"""A vTPM whose state is encrypted by a secret of libvirt's, as Nova's servers have it: it vouches, and a clone gets its own."""
+"""A vTPM under a secret of libvirt's, as Nova's servers have it: it vouches for its server, and clones get their own."""
 
 from __future__ import annotations
 
