@@ -18,6 +18,7 @@ from labkit.process import Process, Word
 # A service that has not come up in this time under emulation and with two processors has hung.
 READY_LIMIT_S = 300.0
 POLL_S = 0.1
+STOP_LIMIT_S = 20.0
 ANSWER_LIMIT_S = 10.0
 KEPT_FROM_CALLER = ("LANG", "LC_ALL", "TERM", "TZ")
 
@@ -28,6 +29,7 @@ class Service:
 
     :ivar name: unique in the cloud; its log has it too
     :ivar ready: tells whether it does its work; None: when it runs
+    :ivar port: of an API; its workers hold it a moment longer than the process that is known by its record
     """
 
     name: str
@@ -35,6 +37,7 @@ class Service:
     command: tuple[Word, ...]
     ready: Callable[[], bool] | None = None
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    port: int | None = None
 
     @property
     def log(self) -> pathlib.Path:
@@ -72,11 +75,20 @@ class Service:
         return self.log.read_text(errors="replace")[-limit:] if self.log.exists() else ""
 
     def stop(self) -> None:
-        """End it; harmless when it does not run."""
+        """End it; harmless when it does not run.
+
+        :raises LabError: when its port stays taken
+        """
         running = self.process
         if running is not None:
             running.end()
         self._record.unlink(missing_ok=True)
+        port = self.port
+        if port is None:
+            return
+        holder = self.node.sandbox.holder.pid
+        if not process.wait_until(lambda: not netns.listens(holder, port), STOP_LIMIT_S, POLL_S):
+            raise LabError(f"{self.name} has ended, and port {port} is still taken")
 
     def restart(self) -> None:
         """End it and start it anew."""
@@ -136,4 +148,4 @@ def wsgi(
         *("--lazy-apps", "--need-app", "--die-on-term", "--buffer-size", "65535"),
         *("--add-header", "Connection: close"),
     ]
-    return Service(name, node, tuple(command), answers(node, port), environment)
+    return Service(name, node, tuple(command), answers(node, port), environment, port)
