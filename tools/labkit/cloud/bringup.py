@@ -248,6 +248,7 @@ def _wait_for_hosts(cloud: Cloud) -> None:
     missing: list[str] = []
 
     def complete(admin: Connection) -> bool:
+        resources.serve_dhcp(admin)
         missing[:] = _missing(cloud, admin)
         return not missing
 

@@ -88,6 +88,22 @@ def make_network(admin: Connection) -> None:
     )
 
 
+def serve_dhcp(admin: Connection) -> bool:
+    """Give the network to a DHCP agent that lives; whether it has one.
+
+    Neutron gives a network away when it is made, or when an agent first asks; one that was made while the only agent was just
+    starting falls between the two, and stays without.
+    """
+    (network,) = admin.network.networks(name=NETWORK)
+    if list(admin.network.network_hosting_dhcp_agents(network)):
+        return True
+    for agent in admin.network.agents(agent_type="DHCP agent"):
+        if agent.is_alive:
+            admin.network.add_dhcp_agent_to_network(agent, network)
+            return True
+    return False
+
+
 def allow_ping(tenant: Connection) -> None:
     """Let the tenant's default security group take pings and ssh from anywhere."""
     # Neutron makes it when the project asks for the first time; a tenant sees its own only.
