@@ -196,7 +196,7 @@ def _start_agents(node: CloudNode) -> None:
 
 
 def _computes(cloud: Cloud) -> list[Step]:
-    needs = ["identity", "placement", "lan", "nova-conductor"]
+    needs = ["identity", "placement", "neutron-asked", "nova-conductor"]
     needs += [] if cloud.plain else ["enrolment", "trusted-conductor"]
     return [
         Step(
@@ -220,8 +220,13 @@ def _resources(cloud: Cloud) -> list[Step]:
     made = [
         Step("image", partial(_upload_image, cloud), ("glance",), "image"),
         Step("flavors", partial(cloud.ask, resources.make_flavors), ("nova-api",)),
-        # Neutron's first request sets it up, and another at that moment is answered wrongly: this one is asked alone.
-        Step("lan", partial(cloud.ask, resources.make_network), ("neutron",)),
+        Step("neutron-asked", partial(cloud.ask, resources.ask_neutron), ("neutron",)),
+        # Made before both agents of its node live, it would get no DHCP, or a port that is bound to nothing, and keep that.
+        Step(
+            "lan",
+            partial(_make_network, cloud),
+            ("neutron-asked", f"agents-{cloud.control.name}"),
+        ),
         Step(
             "hosts-known",
             partial(_wait_for_hosts, cloud),
@@ -240,6 +245,27 @@ def _upload_image(cloud: Cloud) -> None:
     cloud.ask(lambda admin: resources.upload_image(admin, disk))
 
 
+def _make_network(cloud: Cloud) -> None:
+    """Make the network once the agents that serve it live.
+
+    :raises LabError: when they do not come
+    """
+    wanted = {(kind, cloud.control.name) for kind in ("Open vSwitch agent", "DHCP agent")}
+
+    def made(admin: Connection) -> bool:
+        if not process.wait_until(
+            lambda: wanted <= resources.living_agents(admin), AGENTS_LIMIT_S, POLL_S
+        ):
+            return False
+        resources.make_network(admin)
+        return True
+
+    if not cloud.ask(made):
+        raise LabError(
+            f"after {AGENTS_LIMIT_S:g} s the agents of {cloud.control.name} are not there"
+        )
+
+
 def _wait_for_hosts(cloud: Cloud) -> None:
     """Until the scheduler can place servers on both hosts and every agent has told of itself.
 
@@ -248,7 +274,6 @@ def _wait_for_hosts(cloud: Cloud) -> None:
     missing: list[str] = []
 
     def complete(admin: Connection) -> bool:
-        resources.serve_dhcp(admin)
         missing[:] = _missing(cloud, admin)
         return not missing
 
@@ -261,7 +286,7 @@ def _wait_for_hosts(cloud: Cloud) -> None:
 
 def _missing(cloud: Cloud, admin: Connection) -> list[str]:
     hypervisors = {one.name for one in admin.compute.hypervisors()}
-    agents = {(one.agent_type, one.host) for one in admin.network.agents() if one.is_alive}
+    agents = resources.living_agents(admin)
     wanted = {("Open vSwitch agent", node.name) for node in cloud.nodes}
     wanted.add(("DHCP agent", cloud.control.name))
     served = any(
