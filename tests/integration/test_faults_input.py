@@ -19,8 +19,8 @@ from labkit.agent import PEER_PORT
 from labkit.guests import Guest
 from oslo_config import cfg
 
-from nova_trusted_clone.clone import identity
 from nova_trusted_clone.assembly import wiring
+from nova_trusted_clone.clone import identity
 from nova_trusted_clone.cmd import agent
 from nova_trusted_clone.conf import opts
 from nova_trusted_clone.transport import rpc
