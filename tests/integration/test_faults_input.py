@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import pathlib
 import shutil
 import socket
@@ -224,10 +225,19 @@ def say(clones: CloneLab, raw: bytes) -> bytes:
         # What was not read of ours when it closed shows here as a reset.
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             connection.sendall(raw)
-            connection.shutdown(socket.SHUT_WR)
+            _say_no_more(connection)
             while part := connection.recv(1 << 16):
                 parts.append(part)
         return b"".join(parts)
+
+
+def _say_no_more(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        # The agent had heard enough and hung up already.
+        if error.errno != errno.ENOTCONN:
+            raise
 
 
 def framed(value: Any) -> bytes:
