@@ -131,10 +131,10 @@ def test_an_up_that_fails_halfway_leaves_nothing(
     """The first host is up when the second fails: both are gone afterwards, and the reason is told."""
     other = Lab.at(LabPaths(tmp_path / "other", lab.paths.cache))
 
-    def fail_on_the_second(sandbox: Sandbox, uri: str) -> Process:
+    def fail_on_the_second(sandbox: Sandbox, uri: str, listens: bool) -> Process:
         if sandbox.hostname == other.destination.name:
             raise LabError("no libvirtd today")
-        return started(sandbox, uri)
+        return started(sandbox, uri, listens)
 
     started = libvirtd.start
     monkeypatch.setattr(libvirtd, "start", fail_on_the_second)
