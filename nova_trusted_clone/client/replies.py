@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 import uuid
 from typing import Any
 
@@ -16,6 +15,7 @@ from nova_trusted_clone.client.values import Attempt, Clone, Created, Progress
 from nova_trusted_clone.core.attest import strict_json
 from nova_trusted_clone.core.errors import MalformedInput
 from nova_trusted_clone.core.protocol.evidence import FORMAT, MAX_EVIDENCE_BYTES
+from nova_trusted_clone.core.terminal import clean
 
 MOST_CLONES = 1000  # nova's own limit for a page of anything (max_limit)
 MOST_ATTEMPTS = 100
@@ -27,16 +27,6 @@ MAX_RECORD_BYTES = 1024 * 1024
 MAX_LIST_BYTES = 8 * 1024 * 1024
 # The evidence's own limit, and as much again for escapes and white space.
 MAX_EVIDENCE_REPLY_BYTES = 2 * MAX_EVIDENCE_BYTES
-# What turns the direction of writing: a name must not show as another.
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def clean(text: str) -> str:
-    """Return ``text`` without what a terminal would obey or could not show."""
-    return "".join(
-        "\ufffd" if char in _TURNING or unicodedata.category(char) in ("Cc", "Cs") else char
-        for char in text.replace("\n", " ").replace("\t", " ")
-    )
 
 
 def created(data: bytes) -> Created:

@@ -18,6 +18,7 @@ from keystoneauth1 import exceptions as ksa_errors
 
 from nova_trusted_clone.client import errors, replies
 from nova_trusted_clone.client.values import Clone, CloneRequest, Created
+from nova_trusted_clone.core import terminal
 from nova_trusted_clone.core.attest import strict_json
 from nova_trusted_clone.core.errors import MalformedInput
 
@@ -154,7 +155,7 @@ def _translated() -> Iterator[None]:
     except ksa_errors.HttpError as error:  # of Keystone, when the token is renewed
         status = int(error.http_status or 500)
         raise errors.refusal(
-            status, replies.clean(f"Keystone: {error.message}")[: replies.MOST_TEXT]
+            status, terminal.clean(f"Keystone: {error.message}")[: replies.MOST_TEXT]
         ) from error
     except ksa_errors.SSLError as error:
         raise errors.Unreachable(_short(error), transient=False) from error
@@ -165,7 +166,7 @@ def _translated() -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    return replies.clean(str(error))[: replies.MOST_TEXT]
+    return terminal.clean(str(error))[: replies.MOST_TEXT]
 
 
 def _parsed(parse: Callable[[bytes], _Value], data: bytes) -> _Value:
@@ -181,7 +182,7 @@ def _refusal(reply: requests.Response, body: bytes) -> errors.Refused:
     return errors.refusal(
         reply.status_code,
         _said(body) or f"the API answered {reply.status_code} and no reason",
-        replies.clean(request_id)[:64],
+        terminal.clean(request_id)[:64],
         min(int(after), MOST_RETRY_AFTER_S) if after.isascii() and after.isdecimal() else None,
     )
 
@@ -194,7 +195,7 @@ def _said(body: bytes) -> str:
         return ""  # a proxy's page, which tells a tenant nothing that the status does not
     for value in fault.values():
         if isinstance(value, dict) and isinstance(value.get("message"), str):
-            return replies.clean(value["message"])[: replies.MOST_TEXT]
+            return terminal.clean(value["message"])[: replies.MOST_TEXT]
     return ""
 
 

@@ -30,6 +30,7 @@ def _verify(options: argparse.Namespace) -> int:
     from nova_trusted_clone.core.attest.certchain import TrustAnchors
     from nova_trusted_clone.core.attest.policy import Policy
     from nova_trusted_clone.core.protocol.evidence import verify_evidence
+    from nova_trusted_clone.core.terminal import clean
 
     verdict, summary = verify_evidence(
         options.file.read_bytes(),
@@ -41,8 +42,8 @@ def _verify(options: argparse.Namespace) -> int:
         print(json.dumps({**verdict.to_json(), "clone": summary}, indent=1, sort_keys=True))
     else:
         for check in verdict.checks:
-            print(f"ok      {check.code}" if check.ok else f"FAILED  {check}")
+            print(f"ok      {clean(check.code)}" if check.ok else f"FAILED  {clean(str(check))}")
         for name, value in sorted((summary or {}).items()):
-            print(f"{name}: {value}")
+            print(clean(f"{name}: {value}"))
         print("the evidence holds" if verdict.ok else "THE EVIDENCE DOES NOT HOLD")
     return 0 if verdict.ok else 1

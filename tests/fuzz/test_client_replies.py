@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nova_trusted_clone.client import replies
 from nova_trusted_clone.client.osc import columns
 from nova_trusted_clone.client.values import Clone, Created
+from nova_trusted_clone.core import terminal
 from nova_trusted_clone.core.errors import MalformedInput
 from tests.fuzz.mutation import mutated
 
@@ -85,4 +86,4 @@ def test_a_record_with_any_values(data):
 
 @given(st.text())
 def test_any_text(text):
-    require_harmless(replies.clean(text))
+    require_harmless(terminal.clean(text))

@@ -12,10 +12,11 @@ from osc_lib import exceptions as osc_errors
 from osc_lib.cli import parseractions
 from osc_lib.command import command
 
-from nova_trusted_clone.client import display, errors, proof, replies, waiting
+from nova_trusted_clone.client import display, errors, proof, waiting
 from nova_trusted_clone.client.osc import base, columns, options
 from nova_trusted_clone.client.rest import TrustedClones
 from nova_trusted_clone.client.values import Clone, CloneRequest, Created, Nic
+from nova_trusted_clone.core import terminal
 
 # As much as a tenant's nonce needs: nobody finds a second request with it.
 NONCE_BYTES = 16
@@ -154,7 +155,7 @@ class Judge:
         if verdict.ok:
             return HOLDS
         return "DOES NOT HOLD: " + ", ".join(
-            replies.clean(check.code) for check in verdict.failures[:5]
+            terminal.clean(check.code) for check in verdict.failures[:5]
         )
 
 

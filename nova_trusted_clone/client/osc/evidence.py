@@ -13,7 +13,7 @@ from osc_lib.command import command
 
 from nova_trusted_clone.client import proof
 from nova_trusted_clone.client.osc import base, options
-from nova_trusted_clone.client.replies import clean
+from nova_trusted_clone.core.terminal import clean
 
 # The evidence lies here when no name is given.
 FILE_NAME = "trusted-clone-{}.json"
