@@ -14,23 +14,29 @@ from labkit.guests import Guest
 from labkit.lab import Lab
 
 from nova_trusted_clone.hypervisor.base import FreezeBusy, FreezeFailed, ServerNotFound
+from nova_trusted_clone.hypervisor.qemu import diskfreeze, holdback
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 
 from .freezing import Freeze, await_true, running, traces
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-# Freezes, and kills itself right after a monitor command was answered.
+# Freezes, and kills itself right after a monitor command was answered, or the snapshot was let go.
 _DYING = """
 import os, pathlib, signal, sys
+from nova_trusted_clone.hypervisor.qemu.holdback import HeldConnection
 from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
 uri, uuid, directory, last = sys.argv[1:]
+GONE = "let go"
 answer = Monitor._answer
 def die(command, text):
     if command == last:
         os.kill(os.getpid(), signal.SIGKILL)
     return answer(command, text)
 Monitor._answer = staticmethod(die)
+let_go = HeldConnection.let_go
+HeldConnection.let_go = lambda held: (let_go(held), die(GONE, '{"return": 0}'))
 QemuSource(uri).freeze(uuid, pathlib.Path(directory), pathlib.Path(directory) / "drain.sock")
 """
 
@@ -101,11 +107,21 @@ def test_a_second_freeze_is_refused_at_once_and_harms_neither(guest: Guest) -> N
         "transaction",
         "xen-save-devices-state",
         "migrate",
+        "let go",
         "block-export-add",
     ],
 )
 def test_killed_in_any_step_the_freeze_is_taken_back(guest: Guest, last: str) -> None:
     freeze = Freeze.begin(guest, "killed")
+    freeze_and_die(freeze, last)
+    freeze.release()
+    assert traces(guest, freeze.directory) == []
+    require_going_on(guest)
+
+
+def freeze_and_die(freeze: Freeze, last: str) -> None:
+    """A process of its own freezes, and is killed right after ``last``."""
+    guest = freeze.guest
     command = [
         sys.executable,
         "-c",
@@ -117,9 +133,86 @@ def test_killed_in_any_step_the_freeze_is_taken_back(guest: Guest, last: str) ->
     ]
     died = subprocess.run(command, capture_output=True, text=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
+
+
+def test_killed_while_the_snapshot_is_held_back_the_guest_runs_on_before_anybody_comes(
+    guest: Guest,
+) -> None:
+    freeze = Freeze.begin(guest, "killed")
+    freeze_and_die(freeze, "migrate")
+    require_going_on(guest)
+    assert "the service ended before the server stood still" in str(freeze.sources.failed_reason)
     freeze.release()
     assert traces(guest, freeze.directory) == []
     require_going_on(guest)
+
+
+@pytest.mark.parametrize("point", ["held back", "in the pause"])
+def test_a_drain_that_ends_before_the_server_is_frozen_harms_nobody(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """The snapshot then begins and fails, and leaves the memory protected while the service goes on asking QEMU."""
+    freeze = Freeze.begin(guest, "freeze")
+    module, name = (holdback, "await_arrival") if point == "held back" else (diskfreeze, "hold")
+    honest = getattr(module, name)
+
+    def close_then(*arguments: object) -> object:
+        freeze.sources.close()
+        time.sleep(0.5)
+        return honest(*arguments)
+
+    monkeypatch.setattr(module, name, close_then)
+    with pytest.raises(FreezeFailed):
+        freeze.freeze()
+    assert traces(guest, freeze.directory) == []
+    require_going_on(guest)
+
+
+def test_a_snapshot_that_was_not_held_back_is_no_freeze(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory would be of an earlier instant than the disks."""
+    monkeypatch.setattr(holdback.HeldConnection, "_fill", lambda _held: 0)
+    freeze = Freeze.begin(guest, "freeze")
+    with pytest.raises(FreezeFailed, match="active before the server stood still"):
+        freeze.freeze()
+    freeze.sources.close()
+    assert traces(guest, freeze.directory) == []
+    require_going_on(guest)
+
+
+def test_a_thread_whose_arrival_cannot_be_told_costs_time_and_nothing_else(
+    guest: Guest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdback, "await_arrival", lambda _process, _limit_s: False)
+    freeze = Freeze.begin(guest, "freeze")
+    freeze.freeze()
+    freeze.read_all(tmp_path)
+    freeze.await_drained()
+    status = freeze.sources.status()
+    assert (status["failed"], status["pages_there"]) == (None, status["pages"])
+    freeze.release()
+    assert traces(guest, freeze.directory) == []
+
+
+def test_a_server_that_ends_while_the_snapshot_is_held_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = holdback.await_arrival
+    with running(lab, name="ends") as guest:
+        freeze = Freeze.begin(guest, "ending")
+
+        def end_then(process: ProcessId, limit_s: float) -> bool:
+            assert honest(process, limit_s)
+            guest.destroy()
+            return True
+
+        monkeypatch.setattr(holdback, "await_arrival", end_then)
+        with pytest.raises(FreezeFailed):
+            freeze.freeze()
+    await_true(lambda: bool(freeze.sources.status()["drain_ended"]))
+    freeze.release()
+    assert list(freeze.directory.iterdir()) == []
 
 
 def test_a_released_freeze_ends_in_mid_drain(guest: Guest) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 
 from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor.qemu import holdback
 from nova_trusted_clone.hypervisor.qemu.stream import PAGE, Addresses, Pages, StreamParser
 
 LOG = logging.getLogger(__name__)
@@ -143,14 +144,27 @@ class DrainedCapture:
         with self._changed:
             self._connection = connection
             closed = self._closed
-        began = time.monotonic()
         try:
             with connection:
                 if not closed:
-                    self._drain(connection)
+                    self._begin(connection)
+        finally:
+            self._end()
+
+    def _begin(self, connection: socket.socket) -> None:
+        """Drain as soon as the guest stands still (``holdback``)."""
+        try:
+            filled = holdback.await_word(connection)
+        except (HypervisorError, OSError) as error:
+            if not self._closed:
+                self.fail(f"the source's stream did not begin: {error}")
+            holdback.await_end(connection)
+            return
+        began = time.monotonic()
+        try:
+            self._drain(connection, filled)
         finally:
             self.seconds = time.monotonic() - began
-            self._end()
 
     def _accept(self, listening: socket.socket) -> socket.socket | None:
         """QEMU's connection; None when closed before it came."""
@@ -162,19 +176,26 @@ class DrainedCapture:
             return None
         return connection
 
-    def _drain(self, connection: socket.socket) -> None:
+    def _drain(self, connection: socket.socket, filled_bytes: int) -> None:
+        """Read to the end.
+
+        :param filled_bytes: before QEMU's own, to be thrown away
+        """
         parser = StreamParser(self)
         # Twice what is read at once: an item that is not whole yet stays at the front.
         buffer = bytearray(2 * BUFFER_BYTES)
         view, filled = memoryview(buffer), 0
         while True:
             try:
-                count = connection.recv_into(view[filled:])
+                count = connection.recv_into(view[filled:], filled_bytes)
             except OSError as error:
                 self.fail(f"the source's stream broke off: {error}")
                 return
             if not count:
                 return
+            if filled_bytes:
+                filled_bytes -= count
+                continue
             self.bytes_read += count
             if self.failed_reason is not None or parser.in_tail:
                 filled = 0

@@ -1,9 +1,7 @@
 """Freezing a running server, and taking the freeze off it again.
 
-The order within the pause is what makes memory, device state and disks those of one instant: stop; hold the disks; save the
-device state; start the background snapshot, which write-protects the memory and lets the guest run on. All else is before
-or after. What QEMU needs (scratch images, the NBD server's socket, the drain's socket, the device state's file) it
-gets as open descriptors.
+Before the pause all is made ready, in the pause (``pause``) nothing is done but what must be of one instant. What QEMU needs
+(scratch images, the NBD server's socket, the drain's connection, the device state's file) it gets as open descriptors.
 """
 
 from __future__ import annotations
@@ -15,9 +13,6 @@ import logging
 import os
 import pathlib
 import secrets
-import socket
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import libvirt
@@ -37,6 +32,7 @@ from nova_trusted_clone.hypervisor.qemu import (
     devicestate,
     diskfreeze,
     early,
+    holdback,
     hugepages,
     inspect,
     journal,
@@ -54,18 +50,17 @@ from nova_trusted_clone.hypervisor.qemu.monitor import (
     migration_status,
     set_capability,
 )
+from nova_trusted_clone.hypervisor.qemu.pause import DRAIN_DESCRIPTOR, Stopwatch, pause
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, of_domain
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
 from nova_trusted_clone.ports import Frozen, MemoryFiles, RegionSource, ServerShape
 
 LOG = logging.getLogger(__name__)
 _SNAPSHOT = "background-snapshot"
-_DRAIN_DESCRIPTOR = "ntc-drain"
 # Far from what libvirt counts up from 0.
 _FIRST_FDSET = 746300
 # Bytes per second that no machine reaches: the drain decides how fast it goes.
 _UNLIMITED = 10**12
-_RESUME_LIMIT_S = 30.0
 _CANCEL_LIMIT_S = 60.0
 # A QEMU that works answers within milliseconds, on a machine that is overloaded within some tenths of seconds.
 _ANSWER_LIMIT_S = 5.0
@@ -94,21 +89,6 @@ class _Armed:
     record: FreezeRecord
     blocks: tuple[RamBlock, ...]
     device_file: int
-
-
-class _Stopwatch:
-    """Named steps and how long each took, seconds."""
-
-    def __init__(self) -> None:
-        self.steps: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.steps[name] = time.perf_counter() - began
 
 
 class QemuSource:
@@ -197,35 +177,27 @@ class QemuSource:
         directory: pathlib.Path,
         drain_socket: pathlib.Path,
     ) -> Frozen:
-        watch = _Stopwatch()
-        with watch.step("prepare"):
-            armed = self._arm(domain, monitor, directory, drain_socket)
-        try:
-            with connection.EventTimes(libvirtd, domain) as events:
-                self._pause(domain, monitor, armed.record, watch)
-                with watch.step("resume"):
-                    self._await_resume(monitor, events)
-                stops, resumes = events.seen("STOP"), events.seen("RESUME")
+        watch = Stopwatch()
+        with contextlib.ExitStack() as undo:
+            held = undo.enter_context(holdback.HeldConnection(drain_socket))
+            with watch.step("prepare"):
+                armed = self._arm(domain, monitor, directory, held.descriptor)
+            undo.callback(os.close, armed.device_file)
+            pause_s = pause(libvirtd, domain, monitor, armed.record, held, watch)
+            held.close()
             journal.write(directory, dataclasses.replace(armed.record, resumed=True))
             with watch.step("after"):
                 diskfreeze.export(monitor, armed.record.disks)
                 protected = _protected(armed.record.process, armed.blocks)
                 still = migration_status(monitor) == "active"
             state = _take(armed.device_file)
-        finally:
-            os.close(armed.device_file)
         diskfreeze.forget_fdsets(monitor, (armed.record.device_fdset,))
         stripped, blobs = devicestate.take_vtpm(state)
         _write_private(directory / DEVICE_STATE, stripped)
         text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
         _write_private(directory / DOMAIN, text.encode())
         regions = _regions(directory, armed, protected if still else {})
-        return Frozen(
-            regions=regions,
-            pause_s=resumes[-1] - stops[0],
-            vtpm=blobs,
-            steps=tuple(watch.steps.items()),
-        )
+        return Frozen(regions, pause_s, blobs, tuple(watch.steps.items()))
 
     # -- before the pause ---------------------------------------------------------------------------------------------
 
@@ -234,7 +206,7 @@ class QemuSource:
         domain: Any,
         monitor: Monitor,
         directory: pathlib.Path,
-        drain_socket: pathlib.Path,
+        drain: int,
     ) -> _Armed:
         process = of_domain(domain.UUIDString())
         if obstacles := inspect.process_obstacles(process):
@@ -253,46 +225,19 @@ class QemuSource:
                 *(str(directory / name) for name in (NBD_SOCKET, DEVICE_STATE, DOMAIN)),
             ),
         )
-        with socket.socket(socket.AF_UNIX) as drain:
-            drain.connect(str(drain_socket))
-            journal.write(directory, record)
-            marker.put(monitor, record.token)
-            set_capability(monitor, _SNAPSHOT, True)
-            monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
-            diskfreeze.prepare(monitor, disks, directory / NBD_SOCKET)
-            device_file = _device_file(monitor)
-            blocks = ramblocks.locate(monitor, process.pid, mappings(process.pid))
-            for block in blocks:
-                populate.populate(process, block)
-            hugepages.collapse(process, blocks, _COLLAPSE_BEFORE_S)
-            # Last: from here on the drain's end of the connection is in QEMU's hands alone.
-            monitor.execute_with_file(drain.fileno(), "getfd", fdname=_DRAIN_DESCRIPTOR)
+        journal.write(directory, record)
+        marker.put(monitor, record.token)
+        set_capability(monitor, _SNAPSHOT, True)
+        monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
+        diskfreeze.prepare(monitor, disks, directory / NBD_SOCKET)
+        device_file = _device_file(monitor)
+        blocks = ramblocks.locate(monitor, process.pid, mappings(process.pid))
+        for block in blocks:
+            populate.populate(process, block)
+        hugepages.collapse(process, blocks, _COLLAPSE_BEFORE_S)
+        # A copy: it is filled already.
+        monitor.execute_with_file(drain, "getfd", fdname=DRAIN_DESCRIPTOR)
         return _Armed(record, blocks, device_file)
-
-    # -- the pause ----------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _pause(domain: Any, monitor: Monitor, record: FreezeRecord, watch: _Stopwatch) -> None:
-        with watch.step("suspend"):
-            domain.suspend()
-        with watch.step("disks"):
-            diskfreeze.hold(monitor, record.disks)
-        with watch.step("devices"):
-            monitor.execute(
-                "xen-save-devices-state", filename=f"/dev/fdset/{record.device_fdset}", live=False
-            )
-        with watch.step("migrate"):
-            monitor.execute("migrate", uri=f"fd:{_DRAIN_DESCRIPTOR}")
-
-    @staticmethod
-    def _await_resume(monitor: Monitor, events: connection.EventTimes) -> None:
-        deadline = time.monotonic() + _RESUME_LIMIT_S
-        while not events.wait("RESUME", 0.25):
-            status = monitor.execute("query-migrate")
-            if status.get("status") == "failed":
-                raise FreezeFailed(f"background snapshot: {status.get('error-desc', 'failed')}")
-            if time.monotonic() > deadline:
-                raise FreezeFailed(f"the guest did not run again within {_RESUME_LIMIT_S:.0f} s")
 
     def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
         """The server's memory, open, for an exporter that may not open it itself; None where it may.
@@ -352,9 +297,12 @@ class QemuSource:
                 lambda: migration_status(monitor) not in _BUSY,
                 _CANCEL_LIMIT_S,
             )
+            if not record.resumed:
+                # A snapshot that was held back stops the guest once more before it ends, and may fail to resume it.
+                _let_run(domain, monitor)
         set_capability(monitor, _SNAPSHOT, False)
         monitor.execute("migrate-set-parameters", max_bandwidth=record.previous_bandwidth)
-        diskfreeze.forget_descriptor(monitor, _DRAIN_DESCRIPTOR)
+        diskfreeze.forget_descriptor(monitor, DRAIN_DESCRIPTOR)
         diskfreeze.undo(monitor, record.disks)
         _go_on_after_full_scratch(domain, monitor)
         fdsets = (record.device_fdset, *(disk.fdset for disk in record.disks))

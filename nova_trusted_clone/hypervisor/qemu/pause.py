@@ -1,0 +1,98 @@
+"""The pause: memory, device state and disks of one instant.
+
+What makes them that is the order: stop; hold the disks; save the device state; let QEMU's snapshot go on, which
+write-protects the memory and lets the guest run on. The snapshot is started before, and held back until then
+(``holdback``): that it really was is asked for in the pause, as nothing but that keeps it from an instant of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from nova_trusted_clone.hypervisor.base import FreezeFailed
+from nova_trusted_clone.hypervisor.qemu import connection, diskfreeze, holdback
+from nova_trusted_clone.hypervisor.qemu.journal import FreezeRecord
+from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
+
+DRAIN_DESCRIPTOR = "ntc-drain"
+# QEMU's thread reads a byte of each page: 8 ms a GiB, several times that in small pages.
+_ARRIVAL_LIMIT_S = 10.0
+_RESUME_LIMIT_S = 30.0
+
+
+class Stopwatch:
+    """Named steps and how long each took, seconds."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a block of code."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.steps[name] = time.perf_counter() - began
+
+
+def pause(
+    libvirtd: Any,
+    domain: Any,
+    monitor: Monitor,
+    record: FreezeRecord,
+    held: holdback.HeldConnection,
+    watch: Stopwatch,
+) -> float:
+    """Freeze an armed server; return how long it stood still, seconds of QEMU's own clock.
+
+    :raises HypervisorError: it did not work out; something of it is still on the server
+    """
+    with connection.EventTimes(libvirtd, domain) as events, held.answered(record.process):
+        with watch.step("lead"):
+            _start_snapshot(monitor, record)
+        with watch.step("suspend"):
+            domain.suspend()
+        with watch.step("disks"):
+            diskfreeze.hold(monitor, record.disks)
+        with watch.step("devices"):
+            monitor.execute(
+                "xen-save-devices-state", filename=f"/dev/fdset/{record.device_fdset}", live=False
+            )
+        with watch.step("migrate"):
+            _require_held(monitor)
+            held.let_go()
+        with watch.step("resume"):
+            _await_resume(monitor, events)
+        return events.seen("RESUME")[-1] - events.seen("STOP")[0]
+
+
+def _start_snapshot(monitor: Monitor, record: FreezeRecord) -> None:
+    monitor.execute("migrate", uri=f"fd:{DRAIN_DESCRIPTOR}")
+    holdback.await_arrival(record.process, _ARRIVAL_LIMIT_S)
+    _require_held(monitor)
+
+
+def _require_held(monitor: Monitor) -> None:
+    """QEMU leaves ``setup`` after the write in which its thread is held back, and before it stops the guest.
+
+    :raises FreezeFailed: the snapshot went on, or ended
+    """
+    found = monitor.execute("query-migrate")
+    if found.get("status") != "setup":
+        raise FreezeFailed(
+            f"background snapshot: {found.get('error-desc', found.get('status'))} before the server stood still"
+        )
+
+
+def _await_resume(monitor: Monitor, events: connection.EventTimes) -> None:
+    deadline = time.monotonic() + _RESUME_LIMIT_S
+    while not events.wait("RESUME", 0.25):
+        status = monitor.execute("query-migrate")
+        if status.get("status") == "failed":
+            raise FreezeFailed(f"background snapshot: {status.get('error-desc', 'failed')}")
+        if time.monotonic() > deadline:
+            raise FreezeFailed(f"the guest did not run again within {_RESUME_LIMIT_S:.0f} s")
