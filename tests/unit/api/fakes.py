@@ -214,6 +214,7 @@ class CloneConductor:
     """Keeps groups and records in memory, as the real one does in its database."""
 
     target = messaging.Target(version="1.0")
+    ENDED = ("complete", "failed", "aborted")
 
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, Any]] = {}
@@ -259,6 +260,16 @@ class CloneConductor:
     def begin(self, context: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Open a group."""
         self._told("begin")
+        for row in self.records:
+            if (
+                row["source_id"] == request["source_server"]
+                and row["phase"] not in self.ENDED
+            ):
+                raise Conflict(
+                    f"The server is being cloned already: clone {row['id']} is {row['phase']}. Wait until that is complete, "
+                    "or abort it",
+                    "trusted-clone.source.busy",
+                )
         self.groups[request["group"]] = request
         return {"nonce": request.get("nonce") or "5a" * 16}
 
