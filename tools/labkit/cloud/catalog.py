@@ -12,6 +12,7 @@ from labkit.cloud import (
     neutron,
     nova,
     placement,
+    ssh,
     switch,
     trusted,
 )
@@ -42,7 +43,7 @@ def _control(control: Control) -> tuple[Service, ...]:
 
 
 def _host(host: Compute) -> tuple[Service, ...]:
-    return (*_node(host), switch.watch(host), compute.service(host))
+    return (*_node(host), ssh.service(host), switch.watch(host), compute.service(host))
 
 
 def _node(node: CloudNode) -> tuple[Service, ...]:

@@ -50,6 +50,8 @@ def _compute(host: Compute) -> ini.Sections:
             "reserved_host_memory_mb": 256,
             "ram_allocation_ratio": 2,
             "cpu_allocation_ratio": 16,
+            # The lab's guest does not hear of the power button: what waits for it waits in vain.
+            "shutdown_timeout": 3,
             "graceful_shutdown_timeout": 5,
             "manager_shutdown_timeout": 3,
         },

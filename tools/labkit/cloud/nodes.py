@@ -80,6 +80,11 @@ class Compute(CloudNode, Host):
 
     migrates: bool = True
 
+    @property
+    def binds(self) -> Binds:
+        """Its own keys and settings for ssh."""
+        return (*super().binds, ("ssh", "/etc/ssh"))
+
     def up(self, vendor_config: pathlib.Path) -> None:
         """As any host, with the places of a node of the cloud."""
         super().up(vendor_config)

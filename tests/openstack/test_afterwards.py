@@ -1,0 +1,169 @@
+"""A complete clone is an ordinary server: whatever Nova does with one, it does with this, and the source notices nothing.
+
+One clone for all of it, in this order: each story leaves it ACTIVE.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+from labkit import process
+from labkit.cloud import resources
+from labkit.cloud.cloud import Cloud
+from labkit.cloud.servers import Server
+from openstack.connection import Connection
+
+from tests.openstack import inventory
+from tests.openstack.clones import Clones
+from tests.openstack.tenant import LIMIT_S, Tenant
+
+NAME = "ordinary"
+
+
+@pytest.fixture(scope="module")
+def clones(cloud: Cloud, web: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clones]:
+    """Clones of ``web``. All that was ever added is gone after these stories."""
+    before = inventory.of_cloud(cloud)
+    made = Clones(Tenant(cloud, tmp_path_factory.mktemp("demo")), web)
+    yield made
+    made.remove()
+    inventory.require_same(cloud, before)
+    assert web.answers_ping()
+
+
+@pytest.fixture(scope="module")
+def clone(clones: Clones) -> Server:
+    """A complete clone."""
+    return clones.made(NAME)
+
+
+def require_works(clone: Server, since: int = 0) -> None:
+    """It runs its program, has its own address and answers there.
+
+    :param since: where on its console it began anew
+    """
+    clone.wait_for_status()
+    clone.console.wait_for("READY", timeout_s=LIMIT_S, since=since)
+    assert clone.says_address()
+    assert clone.answers_ping()
+
+
+def started_anew(clone: Server) -> int:
+    """Where on the console of a server that is stopped its next start will begin."""
+    return clone.console.size()
+
+
+def test_it_has_an_address_of_its_own(clone: Server, web: Server) -> None:
+    require_works(clone)
+    assert not set(clone.addresses) & set(web.addresses)
+
+
+def test_it_is_paused(clone: Server, demo: Connection) -> None:
+    demo.compute.pause_server(clone.id)
+    clone.wait_for_status("PAUSED")
+    demo.compute.unpause_server(clone.id)
+    require_works(clone)
+
+
+def test_it_is_stopped_and_started(clone: Server, demo: Connection) -> None:
+    """It boots from its own disk, as itself."""
+    demo.compute.stop_server(clone.id)
+    clone.wait_for_status("SHUTOFF")
+    since = started_anew(clone)
+    demo.compute.start_server(clone.id)
+    require_works(clone, since)
+
+
+def test_it_is_rebooted(clone: Server, demo: Connection) -> None:
+    since = started_anew(clone)
+    demo.compute.reboot_server(clone.id, "HARD")
+    require_works(clone, since)
+
+
+def test_its_snapshot_boots(clone: Server, demo: Connection, make_server) -> None:  # type: ignore[no-untyped-def]
+    image = demo.compute.create_server_image(clone.id, "of-a-clone", wait=True, timeout=LIMIT_S)
+    try:
+        require_works(make_server(image=image.id, flavor="plain"))
+    finally:
+        demo.image.delete_image(image.id)
+    require_works(clone)
+
+
+def test_it_is_migrated_while_it_runs(clone: Server, admin: Connection) -> None:
+    former = clone.host
+    admin.compute.live_migrate_server(clone.id, host=None, block_migration="auto")
+    assert process.wait_until(
+        lambda: (
+            (clone.status, clone.shown().compute_host) != ("ACTIVE", former.name)
+            and clone.status in ("ACTIVE", "ERROR")
+        ),
+        LIMIT_S,
+        1.0,
+    )
+    assert clone.host != former
+    require_works(clone)
+
+
+def test_it_is_migrated_while_it_is_stopped(clone: Server, admin: Connection) -> None:
+    former = clone.host
+    admin.compute.migrate_server(clone.id)
+    clone.wait_for_status("VERIFY_RESIZE")
+    admin.compute.confirm_server_resize(clone.id)
+    require_works(clone)
+    assert clone.host != former
+
+
+def test_it_is_resized_and_taken_back(clone: Server, demo: Connection) -> None:
+    before = clone.host
+    medium = demo.compute.find_flavor("medium", ignore_missing=False)
+    demo.compute.resize_server(clone.id, medium)
+    clone.wait_for_status("VERIFY_RESIZE")
+    demo.compute.revert_server_resize(clone.id)
+    require_works(clone)
+    assert clone.host == before
+
+
+def test_it_is_rescued(clone: Server, demo: Connection) -> None:
+    demo.compute.rescue_server(clone.id, image_ref=demo.image.find_image(resources.IMAGE).id)
+    clone.wait_for_status("RESCUE")
+    since = started_anew(clone)
+    demo.compute.unrescue_server(clone.id)
+    require_works(clone, since)
+
+
+def test_it_is_shelved(clone: Server, demo: Connection, admin: Connection) -> None:
+    """Offloaded, it has no host; unshelved, it boots from the image that it was kept as."""
+    demo.compute.shelve_server(clone.id)
+    assert process.wait_until(
+        lambda: clone.status in ("SHELVED", "SHELVED_OFFLOADED", "ERROR"), LIMIT_S, 1.0
+    )
+    if clone.status == "SHELVED":
+        admin.compute.shelve_offload_server(clone.id)
+    clone.wait_for_status("SHELVED_OFFLOADED")
+    demo.compute.unshelve_server(clone.id)
+    require_works(clone)
+
+
+def test_it_is_built_anew(clone: Server, demo: Connection) -> None:
+    """The mark of a clone stays on it, and it is not received a second time."""
+    image = demo.image.find_image(resources.IMAGE).id
+    since = started_anew(clone)
+    demo.compute.rebuild_server(clone.id, image)
+    assert process.wait_until(lambda: clone.status == "REBUILD", LIMIT_S, 0.2)
+    clone.wait_for_status()
+    require_works(clone, min(since, clone.console.size()))
+
+
+def test_its_evidence_can_still_be_had(
+    clones: Clones, clone: Server, tmp_path: pathlib.Path
+) -> None:
+    """It tells of the clone as it came to be, whatever the server is now."""
+    file = tmp_path / "evidence.json"
+    save = ("server", "clone", "evidence", "save", clone.id, "--file", file)
+    clones.tenant.openstack(*save).ok()
+    words = ("server", "clone", "evidence", "verify", file, *clones.tenant.operator_files)
+    nonce = clones.record(NAME)["nonce"]
+    told = clones.tenant.openstack(*words, "--nonce", nonce, "--server", clone.id, "-f", "json")
+    assert told.ok().json()["holds"] is True
