@@ -9,7 +9,7 @@ import pytest
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
 
-from tests.openstack.clones import Clones
+from tests.openstack.clones import Clones, held
 from tests.openstack.tenant import Tenant
 
 
