@@ -59,6 +59,13 @@ def test_every_step_needs_only_steps_that_there_are(cloud: Cloud, plain: bool) -
     assert {"compute-host-a", "compute-host-b", "nova-api"} <= set(plan["hosts-known"].needs)
 
 
+@pytest.mark.parametrize("service", ["nova-conductor", "nova-scheduler", "nova-api", "neutron"])
+def test_who_asks_keystone_waits_for_its_user(cloud: Cloud, service: str) -> None:
+    """Some ask once, at their start, and end when Keystone does not know them."""
+    plan = {step.name: step for step in bringup.plan(cloud)}
+    assert "identity" in plan[service].needs
+
+
 def test_a_host_knows_no_database(cloud: Cloud) -> None:
     """What a host holds must not open the cloud's records to whoever takes the host over."""
     (host, _) = cloud.computes
