@@ -110,9 +110,8 @@ def snapshot(server: Server) -> Callable[[], bool]:
 
 
 def reboot(server: Server) -> Callable[[], bool]:
-    console, since = server.console, server.console.size()
     server.client.compute.reboot_server(server.id, "HARD")
-    return lambda: bool(console.wait_for("READY", timeout_s=LIMIT_S, since=since))
+    return lambda: bool(server.wait_ready(LIMIT_S))
 
 
 def live_migration(server: Server) -> Callable[[], bool]:
@@ -189,10 +188,9 @@ class TestImpatientHosts:
         assert "a stop of the source server" in clones.record(NAME)["reason"]
         clones.server(NAME).wait_for_status("ERROR")
         source.wait_for_status("SHUTOFF")
-        since = source.console.size()
         source.client.compute.start_server(source.id)
         source.wait_for_status()
-        source.console.wait_for("READY", timeout_s=LIMIT_S, since=since)
+        source.wait_ready(LIMIT_S)
         assert source.answers_ping()
 
     def test_a_clone_is_not_stopped_before_it_is_complete(self, clones: Clones) -> None:

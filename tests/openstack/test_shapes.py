@@ -108,11 +108,10 @@ def test_its_clone_starts_anew_with_a_config_drive_of_its_own(clone: Server, ful
     """While it runs on the source's memory it keeps the source's: a mounted file system must not change."""
     drive = clone.directory / "disk.config"
     assert full.id.encode() in flat(clone, drive)
-    since = clone.console.size()
     clone.client.compute.reboot_server(clone.id, "HARD")
-    clone.console.wait_for("READY", timeout_s=LIMIT_S, since=since)
     clone.wait_for_status()
-    require_whole(clone, since)
+    clone.wait_ready(LIMIT_S)
+    require_whole(clone)
     now = flat(clone, drive)
     assert clone.id.encode() in now and full.id.encode() not in now
     assert b"of the source" in now, "its user data is the source's"
@@ -140,10 +139,9 @@ def test_a_vtpm_whose_secret_only_its_owner_reads(
         assert clone.says_address()
         demo.compute.stop_server(clone.id)
         clone.wait_for_status("SHUTOFF")
-        since = clone.console.size()
         demo.compute.start_server(clone.id)
-        clone.console.wait_for("READY", timeout_s=LIMIT_S, since=since)
         clone.wait_for_status()
+        clone.wait_ready(LIMIT_S)
         assert clone.answers_ping()
     finally:
         clones.remove()
