@@ -6,7 +6,7 @@ import dataclasses
 import http.client
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from labkit import netns, process
 from labkit.cloud import settings
@@ -135,6 +135,7 @@ def wsgi(
     application: tuple[str, str],
     environment: Mapping[str, str],
     threads: int = 8,
+    further: Sequence[Word] = (),
 ) -> Service:
     """An API under uWSGI.
 
@@ -147,5 +148,6 @@ def wsgi(
         *("--master", "--processes", "1", "--threads", str(threads), "--enable-threads"),
         *("--lazy-apps", "--need-app", "--die-on-term", "--buffer-size", "65535"),
         *("--add-header", "Connection: close"),
+        *further,
     ]
     return Service(name, node, tuple(command), answers(node, port), environment, port)
