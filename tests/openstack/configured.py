@@ -1,8 +1,9 @@
-"""Both hosts' nova-compute with other options, for as long as a story needs them."""
+"""Both hosts' nova-compute with other options, or another policy, for as long as a story needs them."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 from labkit.cloud import compute
@@ -45,3 +46,15 @@ def _restart(cloud: Cloud) -> None:
         service.stop()
     for service in services:
         service.start()
+
+
+@contextlib.contextmanager
+def policy(cloud: Cloud, **settings: object) -> Iterator[None]:
+    """The operator's policy with other settings; hosts and conductor read it anew for each clone."""
+    file = cloud.paths.hosts / "operator" / "policy.json"
+    former = file.read_text()
+    file.write_text(json.dumps({**json.loads(former), **settings}, indent=2))
+    try:
+        yield
+    finally:
+        file.write_text(former)

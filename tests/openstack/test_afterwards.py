@@ -15,7 +15,7 @@ from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
 from openstack.connection import Connection
 
-from tests.openstack import inventory
+from tests.openstack import configured, inventory
 from tests.openstack.clones import Clones
 from tests.openstack.conftest import MakeServer
 from tests.openstack.tenant import LIMIT_S, Tenant
@@ -139,7 +139,8 @@ class TestWithoutVtpm:
         """A complete clone without a vTPM."""
         source = _server_maker("plain", flavor="plain")
         clones = Clones(Tenant(cloud, tmp_path_factory.mktemp("demo")), source)
-        yield clones.made("plain-clone")
+        with configured.policy(cloud, allow_without_vtpm=True):
+            yield clones.made("plain-clone")
         clones.remove()
         source.delete()
 
