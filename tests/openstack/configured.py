@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from labkit import process
 from labkit.cloud import compute
 from labkit.cloud.cloud import Cloud
+from labkit.cloud.nodes import Compute
+from openstack.connection import Connection
 
 SECTION = "[trusted_clone]\n"
+HEARD_LIMIT_S = 120.0
 
 
 @contextlib.contextmanager
@@ -19,12 +23,12 @@ def computes(cloud: Cloud, **options: object) -> Iterator[None]:
     try:
         for host, text in former.items():
             compute.config_file(host).write_text(_with(text, options))
-        _restart(cloud)
+        restart(cloud, cloud.computes)
         yield
     finally:
         for host, text in former.items():
             compute.config_file(host).write_text(text)
-        _restart(cloud)
+        restart(cloud, cloud.computes)
 
 
 def _with(text: str, options: dict[str, object]) -> str:
@@ -40,12 +44,31 @@ def _with(text: str, options: dict[str, object]) -> str:
     return "".join([head, section, *new, *kept])
 
 
-def _restart(cloud: Cloud) -> None:
-    services = [compute.service(host) for host in cloud.computes]
+def restart(
+    cloud: Cloud, hosts: Sequence[Compute], meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Start the nova-compute of some hosts anew, and wait until Nova knows that they are there."""
+    services = [compute.service(host) for host in hosts]
     for service in services:
         service.stop()
+    stopped = cloud.ask(_heard)
+    meanwhile()
     for service in services:
         service.start()
+    # The scheduler takes no host of which it has not heard for a while.
+    names = [host.name for host in hosts]
+
+    def heard() -> bool:
+        now = cloud.ask(_heard)
+        return all(now.get(name, "") > stopped.get(name, "") for name in names)
+
+    assert process.wait_until(heard, HEARD_LIMIT_S, 0.5), f"{names} did not come back"
+
+
+def _heard(admin: Connection) -> dict[str, str]:
+    """When each nova-compute that is up last told of itself."""
+    services = admin.compute.services(binary="nova-compute")
+    return {one.host: str(one.updated_at) for one in services if one.state == "up"}
 
 
 @contextlib.contextmanager

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from labkit.cloud import compute
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.nodes import Compute
 from labkit.cloud.servers import Server
 from openstack.connection import Connection
 
 from nova_trusted_clone.clone.registry import Registry
+from tests.openstack import configured
 from tests.openstack.clones import Clones
 from tests.openstack.conftest import MakeServer
 from tests.openstack.tenant import Tenant
@@ -64,16 +64,13 @@ def not_enrolled(cloud: Cloud, host: Compute) -> Iterator[None]:
 @contextlib.contextmanager
 def other_firmware(cloud: Cloud, host: Compute) -> Iterator[None]:
     """The host's TPM has measured a firmware that nobody approved of; other than after a real boot, the guests live on."""
-    service = compute.service(host)
-    service.stop()
-    host.reboot(firmware="a firmware that nobody approved of")
-    service.start()
+    configured.restart(
+        cloud, [host], lambda: host.reboot(firmware="a firmware that nobody approved of")
+    )
     try:
         yield
     finally:
-        service.stop()
-        host.reboot()
-        service.start()
+        configured.restart(cloud, [host], host.reboot)
 
 
 REFUSALS = {
