@@ -29,7 +29,9 @@ Refusal = Callable[[Cloud, Compute], contextlib.AbstractContextManager[None]]
 @pytest.fixture(scope="module")
 def own(_server_maker: MakeServer, admin: Connection) -> Iterator[Server]:
     """A server of the administrator's, who may name hosts."""
-    server = _server_maker("own", client=admin)
+    server = _server_maker("own", client=admin, ready=False)
+    server.wait_for_status()
+    server.wait_ready()
     yield server
     server.delete()
 
