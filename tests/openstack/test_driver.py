@@ -13,7 +13,7 @@ from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
 
 from tests.openstack import configured
-from tests.openstack.clones import ENDED, PROVISIONAL, Clones, ended_in, held
+from tests.openstack.clones import ENDED, PROVISIONAL, SERVING, Clones, ended_in, held
 from tests.openstack.conftest import MakeServer
 from tests.openstack.tenant import LIMIT_S, Tenant
 
@@ -37,10 +37,12 @@ def cut_off(cloud: Cloud, host: str) -> None:
     service.start()
 
 
-@pytest.mark.parametrize("side", ["source", "destination"])
-def test_nova_compute_is_killed_in_mid_clone(cloud: Cloud, clones: Clones, side: str) -> None:
+@pytest.mark.parametrize(("side", "until"), [("source", SERVING), ("destination", PROVISIONAL)])
+def test_nova_compute_is_killed_in_mid_clone(
+    cloud: Cloud, clones: Clones, side: str, until: str
+) -> None:
     """Whatever it was doing is taken over by the next one."""
-    with held(clones.source) as hold:
+    with held(clones.source, until) as hold:
         running = clones.begin(NAME)
         hold.wait()
         killed = clones.source if side == "source" else clones.server(NAME)
@@ -50,6 +52,22 @@ def test_nova_compute_is_killed_in_mid_clone(cloud: Cloud, clones: Clones, side:
     clone.wait_for_status("ACTIVE")
     assert clone.says_address()
     assert clones.source.answers_ping()
+
+
+def test_nova_compute_is_killed_while_libvirt_restores_the_clone(
+    cloud: Cloud, clones: Clones, nothing_left
+) -> None:  # type: ignore[no-untyped-def]
+    """Nobody knows then how far that came: the clone ends with this reason, and nothing of it is left."""
+    with nothing_left():
+        with held(clones.source) as hold:
+            running = clones.begin(NAME)
+            hold.wait()
+            destination = clones.server(NAME).host
+            cut_off(cloud, destination.name)
+            assert ended_in(running) == ["failed"]
+        assert "the service ended while the clone was" in clones.record(NAME)["reason"]
+        clones.server(NAME).wait_for_status("ERROR")
+        clones.remove()
 
 
 def test_the_clone_is_deleted_in_mid_clone(clones: Clones, nothing_left) -> None:  # type: ignore[no-untyped-def]
