@@ -138,7 +138,7 @@ NOVA = (
     ),
     cfg.IntOpt(
         "protect_limit_s",
-        default=60,
+        default=45,
         min=0,
         help="How long a stop, a reboot, a pause, a migration, a snapshot, a rebuild or the deletion of a server waits for "
         "the clones that are being made of it, or for it to be complete when it is a clone itself. Then clones of a source "
