@@ -50,13 +50,17 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
+# The stories in a cloud are young, and some of them wait for a quiet machine: they run when they are asked for by name.
+WITHOUT_A_WORD = tuple(name for name in PARTS if name != "openstack")
+
+
 def run(part: str | None, further: Sequence[str]) -> int:
-    """Run one part, or all, and return 1 when anything failed. A failed part does not stop the next.
+    """Run one part, or all that need no cloud, and return 1 when anything failed. A failed part does not stop the next.
 
     :param further: arguments for pytest
     """
     failed = []
-    for name in [part] if part else PARTS:
+    for name in [part] if part else WITHOUT_A_WORD:
         for command in PARTS[name]:
             words = [*command, *further] if command[:3] == PYTEST else list(command)
             began = time.monotonic()
