@@ -261,10 +261,7 @@ class CloneConductor:
         """Open a group."""
         self._told("begin")
         for row in self.records:
-            if (
-                row["source_id"] == request["source_server"]
-                and row["phase"] not in self.ENDED
-            ):
+            if row["source_id"] == request["source_server"] and row["phase"] not in self.ENDED:
                 raise Conflict(
                     f"The server is being cloned already: clone {row['id']} is {row['phase']}. Wait until that is complete, "
                     "or abort it",
