@@ -151,7 +151,7 @@ def _nova(cloud: Cloud) -> list[Step]:
     made = [
         Step("identity", partial(cloud.ask, identity.set_up), ("keystone",), "users, endpoints"),
         Step("nova-tables", partial(nova.make_database, control), ("database",)),
-        Step("nova-conductor", conductor.start, ("nova-tables", "broker")),
+        Step("nova-conductor", conductor.start, ("nova-tables", "broker", "identity")),
         Step("nova-scheduler", scheduler.start, ("nova-tables", "broker", "identity")),
         Step("nova-api", api.start, ("nova-tables", "broker", "identity"), "Nova"),
     ]
