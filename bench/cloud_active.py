@@ -153,7 +153,10 @@ def measure(settings: Settings) -> Report:
     with cloudlab.up(settings.say) as cloud:
         from labkit.cloud import clients
 
-        client, admin = clients.connect(cloud.control, cloudlab.TENANT), clients.connect(cloud.control)
+        client, admin = (
+            clients.connect(cloud.control, cloudlab.TENANT),
+            clients.connect(cloud.control),
+        )
         with contextlib.closing(client), contextlib.closing(admin):
             tenant = _Tenant.of(cloud, client, admin)
             settings.say("a source, and the first of both, which does not count")
@@ -187,7 +190,10 @@ def measure(settings: Settings) -> Report:
 
 def _rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}
+        {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in row.items()
+        }
         for row in rows
     ]
 

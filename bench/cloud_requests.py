@@ -73,7 +73,10 @@ def measure(settings: Settings) -> Report:
     with cloudlab.up(settings.say) as cloud:
         from labkit.cloud import clients
 
-        client, admin = clients.connect(cloud.control, cloudlab.TENANT), clients.connect(cloud.control)
+        client, admin = (
+            clients.connect(cloud.control, cloudlab.TENANT),
+            clients.connect(cloud.control),
+        )
         with (
             contextlib.closing(client),
             contextlib.closing(admin),

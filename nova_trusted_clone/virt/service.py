@@ -212,7 +212,9 @@ def host_obstacles(host: Host) -> list[str]:
     directory = directory_of(pathlib.Path(CONF.trusted_clone.memory_backing_dir))
     nearest = next(place for place in (directory, *directory.parents) if place.exists())
     if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
-        found.append(f"memory_backing_dir: {nearest}: links cannot be laid there; see etc/tmpfiles.d")
+        found.append(
+            f"memory_backing_dir: {nearest}: links cannot be laid there; see etc/tmpfiles.d"
+        )
     if not os.access(FUSE, os.R_OK | os.W_OK):
         found.append(f"{FUSE} cannot be opened")
     return found

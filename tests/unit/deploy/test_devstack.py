@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import getpass
 import importlib
 import json
 import pathlib
@@ -168,6 +169,9 @@ def test_libvirt_finds_clones_memory_and_this_hosts_vtpm_ca(configured: Stage) -
 def test_qemu_goes_through_to_a_store_and_into_nothing_else(configured: Stage) -> None:
     for place in ("state", "ram", "ram/libvirt", "ram/libvirt/qemu"):
         assert mode(configured.data / place) == 0o711, place
+    links = configured.data / "ram/libvirt/qemu"
+    (access,) = [call for call in configured.calls() if call.startswith("systemd-tmpfiles ")]
+    assert access == f"systemd-tmpfiles a+ {links} - - - - user:{getpass.getuser()}:rwx"
     assert mode(configured.etc / "identity") == 0o700
     assert {mode(path) for path in (configured.etc / "identity").iterdir()} == {0o600}
 
