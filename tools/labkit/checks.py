@@ -25,6 +25,8 @@ FUNCTIONAL_LIMIT_S = 300
 # Emulated guests on two shared processors are late now and then. A story that fails is told once more, and the summary says so
 # ("rerun"): what shows there more than once is a fault to look for.
 INTEGRATION_RERUNS = 1
+# Tempest needs an environment of its own and its servers many minutes.
+TEMPEST = "tests/openstack/test_tempest.py"
 # In a cloud a story's longest part is often Nova's own.
 OPENSTACK_LIMIT_S = 900
 PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -43,15 +45,17 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         (
             *PYTEST,
             "tests/openstack",
+            f"--ignore={TEMPEST}",
             f"--timeout={OPENSTACK_LIMIT_S}",
             f"--reruns={INTEGRATION_RERUNS}",
         ),
     ),
+    "tempest": ((*PYTEST, TEMPEST),),
 }
 
 
 # The stories in a cloud are young, and some of them wait for a quiet machine: they run when they are asked for by name.
-WITHOUT_A_WORD = tuple(name for name in PARTS if name != "openstack")
+WITHOUT_A_WORD = tuple(name for name in PARTS if name not in ("openstack", "tempest"))
 
 
 def run(part: str | None, further: Sequence[str]) -> int:
