@@ -1,7 +1,8 @@
 """What the API's extension costs requests that do not use it: ``GET /servers`` with and without it, by turns.
 
 Two processes of nova-api in one cloud: one with Nova's own paste pipeline, one whose pipeline ends in this project's router.
-All else of them is the same: configuration, database, cache, the token, the servers listed.
+All else of them is the same: configuration, database, cache, the token, the servers listed, and their age and priority, as
+both are started for this.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 NAME = "cloud_requests"
 TITLE = "GET /servers, with and without the API's extension"
 WITH, WITHOUT = "with the extension", "without"
-PLAIN_PORT = 8784
+PORTS = {WITH: 8784, WITHOUT: 8785}
 REQUESTS = 200
 SERVERS = 3
 WARM_UP = 20
@@ -81,9 +82,9 @@ def measure(settings: Settings) -> Report:
             contextlib.closing(client),
             contextlib.closing(admin),
             _servers(cloud, client, admin),
-            _without(cloud.control) as plain_port,
+            _apis(cloud.control),
         ):
-            ways = _ways(cloud, client, plain_port)
+            ways = _ways(cloud, client)
             settings.say(f"{rounds} rounds of {REQUESTS} requests each way")
             found = [by_turns(ways, REQUESTS) for _ in range(rounds)]
     medians = {way: Samples(tuple(one[way].median for one in found)) for way in (WITH, WITHOUT)}
@@ -108,12 +109,9 @@ def measure(settings: Settings) -> Report:
     )
 
 
-def _ways(cloud: Cloud, client: Connection, plain_port: int) -> dict[str, Any]:
-    from labkit.cloud import settings as lab
-
+def _ways(cloud: Cloud, client: Connection) -> dict[str, Any]:
     token = str(client.session.get_token())
-    ports = {WITH: lab.NOVA, WITHOUT: plain_port}
-    apis = {way: _Api(cloud.control.address, port, token) for way, port in ports.items()}
+    apis = {way: _Api(cloud.control.address, port, token) for way, port in PORTS.items()}
     for _ in range(WARM_UP):
         listed = {way: len(api.ask()) for way, api in apis.items()}
         if listed[WITH] != listed[WITHOUT] or listed[WITH] < SERVERS:
@@ -143,40 +141,43 @@ def _servers(cloud: Cloud, client: Connection, admin: Connection) -> Iterator[No
 
 
 @contextlib.contextmanager
-def _without(control: Control) -> Iterator[int]:
-    """A second nova-api, whose paste pipeline is Nova's own; its port."""
-    service = _plain_api(control)
-    service.start()
-    try:
-        yield PLAIN_PORT
-    finally:
-        service.stop()
-        shutil.rmtree(_plain_directory(control))
+def _apis(control: Control) -> Iterator[None]:
+    """Both processes, for a block of code."""
+    from labkit.cloud import nova, trusted
+
+    with contextlib.ExitStack() as undo:
+        for way, name, router in (
+            (WITH, "extended", trusted.ROUTER),
+            (WITHOUT, "plain", nova.NOVA_ROUTER),
+        ):
+            place = control.conf / f"nova-{name}"
+            undo.callback(shutil.rmtree, place)
+            service = _api(control, place, PORTS[way], router)
+            undo.callback(service.stop)
+            service.start()
+        yield
 
 
-def _plain_directory(control: Control) -> pathlib.Path:
-    return control.conf / "nova-plain"
-
-
-def _plain_api(control: Control) -> Service:
+def _api(control: Control, place: pathlib.Path, port: int, router: str) -> Service:
+    """A nova-api with a copy of the cloud's configuration at ``place``, and a pipeline that ends in ``router``."""
     from labkit.cloud import nova, trusted
     from labkit.cloud.service import wsgi
 
-    ours, plain = nova.directory(control), _plain_directory(control)
-    shutil.rmtree(plain, ignore_errors=True)
-    shutil.copytree(ours, plain)
+    ours = nova.directory(control)
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(ours, place)
     options = (ours / "nova.conf").read_text()
-    (plain / "nova.conf").write_text(options.replace(str(ours), str(plain)))
+    (place / "nova.conf").write_text(options.replace(str(ours), str(place)))
     pipeline = (ours / nova.PASTE).read_text()
     if trusted.ROUTER not in pipeline:
         raise BenchError("this cloud's nova-api has no extension to compare with")
-    (plain / nova.PASTE).write_text(pipeline.replace(trusted.ROUTER, nova.NOVA_ROUTER))
+    (place / nova.PASTE).write_text(pipeline.replace(trusted.ROUTER, router))
     environment = {
-        "OS_NOVA_CONFIG_DIR": str(plain),
+        "OS_NOVA_CONFIG_DIR": str(place),
         "OS_NOVA_CONFIG_FILES": f"{nova.PASTE};nova.conf",
     }
     module = ("--module", "nova.wsgi.osapi_compute:application")
-    return wsgi(control, "nova-api-plain", PLAIN_PORT, module, environment)
+    return wsgi(control, place.name, port, module, environment)
 
 
 def _deciles(rounds: list[Samples]) -> list[float]:

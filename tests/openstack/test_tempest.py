@@ -20,8 +20,7 @@ def test_the_plugins_tests_pass(cloud: Cloud, nothing_left) -> None:  # type: ig
     workspace = tempest.configure(cloud, program)
     with nothing_left():
         done = subprocess.run(
-            [*cloud.control.sandbox.enter(), *tempest.command(program)],
-            cwd=workspace,
+            tempest.command(cloud, program, workspace),
             env={"PATH": f"{program.parent}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(workspace)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -39,10 +39,12 @@ def _for_builds() -> dict[str, str]:
 
 def configure(cloud: Cloud, program: pathlib.Path) -> pathlib.Path:
     """Make a workspace for this cloud; its directory."""
-    workspace = cloud.paths.root / "tempest"
-    shutil.rmtree(workspace, ignore_errors=True)
-    home = {**os.environ, "HOME": str(cloud.paths.root)}
-    process.run([program, "init", workspace], env=home)
+    place = cloud.paths.root / "tempest"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    workspace = place / "workspace"
+    # It keeps a list of its workspaces at home.
+    process.run([program, "init", workspace], env={**os.environ, "HOME": str(place)})
     ini.write(workspace / "etc" / "tempest.conf", cloud.ask(lambda admin: _options(cloud, admin)))
     return workspace
 
@@ -100,6 +102,8 @@ def _options(cloud: Cloud, admin: Connection) -> ini.Sections:
     }
 
 
-def command(program: pathlib.Path, *further: str) -> list[str]:
-    """What runs the plugin's tests, one after another; in the workspace, on the control node."""
-    return [str(program), "run", "--serial", "--regex", PLUGIN, *further]
+def command(cloud: Cloud, program: pathlib.Path, workspace: pathlib.Path) -> list[str]:
+    """What runs the plugin's tests on the control node, one after another."""
+    # Whoever enters another mount namespace is at its root.
+    there = [*cloud.control.sandbox.enter(), "env", f"--chdir={workspace}"]
+    return [*there, str(program), "run", "--serial", "--regex", PLUGIN]
