@@ -70,7 +70,7 @@ class _Api:
 def measure(settings: Settings) -> Report:
     """Measure."""
     facts = machine.facts()
-    rounds = 2 if settings.quick else 5
+    rounds = 2 if settings.quick else 3
     with cloudlab.up(settings.say) as cloud:
         from labkit.cloud import clients
 
@@ -198,7 +198,7 @@ def _figure(medians: dict[str, Samples]) -> Figure:
 
 def draw(report: Report, path: pathlib.Path) -> None:
     """The distribution of both, and the medians of the rounds."""
-    data: dict[str, Any] = report.data
+    data = report.data
     with drawing.sheet(report, path, panels=2) as (left, right):
         for way in (WITH, WITHOUT):
             left.plot(range(10, 100, 10), data["deciles_ms"][way], "o-", label=way, markersize=4)

@@ -183,7 +183,7 @@ def test_the_running_cloud_is_checked(
     assert "removed" in controller.manage(*nova_conf, "db", "purge", "--before", 365)
     hosts = [word for host in cloud.computes for word in ("--host", host.name)]
     told = controller.manage(*nova_conf, "self-test", *hosts)
-    assert {line.split()[0] for line in told.splitlines()} == {"good"}, told
+    assert {line.split()[0] for line in told.splitlines()} == {"ok"}, told
     for host in cloud.computes:
         assert host.name in told
     checked = controller.run("nova-trusted-clone-status", *nova_conf, "upgrade", "check")

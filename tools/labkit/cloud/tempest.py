@@ -25,7 +25,7 @@ def install(venv: pathlib.Path) -> pathlib.Path:
     program = venv / "bin" / "tempest"
     if not program.exists():
         process.run(["/usr/bin/python3", "-m", "venv", venv], limit_s=INSTALL_LIMIT_S)
-        uv = [pathlib.Path(sys.executable).with_name("uv"), "pip", "install"]
+        uv: list[process.Word] = [pathlib.Path(sys.executable).with_name("uv"), "pip", "install"]
         uv += ["--python", venv / "bin" / "python", "-c", CHECKOUT / "constraints.txt"]
         process.run([*uv, "tempest", "-e", CHECKOUT], limit_s=INSTALL_LIMIT_S, env=_for_builds())
     return program
