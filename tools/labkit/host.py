@@ -93,6 +93,7 @@ class Host(Node):
         self._own_vtpm_authority()
         self._furnish()
         self.sandbox.create()
+        self._cover()
         hardware_tpm.manufacture(self.base / "tpm", vendor_config, self.name)
         self.reboot()
         self.run(["ip", "link", "add", BRIDGE, "type", "bridge"])
@@ -101,6 +102,9 @@ class Host(Node):
 
     def _furnish(self) -> None:
         """Put into its directory what its namespaces need besides."""
+
+    def _cover(self) -> None:
+        """Mount over what its programs shall not see, once its namespaces are there."""
 
     def reboot(self, firmware: str = boot.FIRMWARE) -> None:
         """Do to the TPM what a reboot of the host does: start it anew and measure a boot into it.

@@ -13,6 +13,7 @@ from labkit.node import Node
 from labkit.paths import CHECKOUT
 from labkit.sandbox import Binds
 
+KVM = pathlib.Path("/dev/kvm")
 # Open vSwitch, and libvirt when it asks Open vSwitch, have these places compiled in.
 SWITCH_BINDS: Binds = (
     ("ovs-run", "/run/openvswitch"),
@@ -106,6 +107,16 @@ class Compute(CloudNode, Host):
         localca = self.base / "swtpm-localca"
         localca.mkdir()
         shutil.chown(localca, rights.TPM, rights.TPM)
+
+    def _cover(self) -> None:
+        """No host has KVM: where QEMU has found it and QEMU's user may not open it, libvirtd asks QEMU for its abilities anew at
+        each turn, some seconds every time."""
+        if not self.installed or not KVM.exists():
+            return
+        closed = self.base / "no-kvm"
+        closed.touch(mode=0o000)
+        closed.chmod(0o000)
+        self.run(["mount", "--bind", closed, KVM])
 
     def up(self, vendor_config: pathlib.Path) -> None:
         """As any host, with the places that systemd-tmpfiles makes on an installed one."""
