@@ -109,7 +109,7 @@ class Compute(CloudNode, Host):
         shutil.chown(localca, rights.TPM, rights.TPM)
 
     def _cover(self) -> None:
-        """No host has KVM: where QEMU has found it and QEMU's user may not open it, libvirtd asks QEMU for its abilities anew at
+        """No host has KVM: where QEMU found it and its user may not open it, libvirtd asks QEMU for its abilities anew at
         each turn, some seconds every time."""
         if not self.installed or not KVM.exists():
             return
