@@ -295,6 +295,7 @@ class CloneConductor:
             for row in self.records
             if wanted.get("server") in (None, row["server_id"], row["source_id"])
             and wanted.get("source_server") in (None, row["source_id"])
+            and wanted.get("project_id") in (None, row["project_id"])
             and row["phase"] == wanted.get("phase", row["phase"])
         ]
         if "marker" in wanted:
