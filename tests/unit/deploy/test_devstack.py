@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import json
 import pathlib
+import runpy
 import shutil
 import sqlite3
 import stat
@@ -128,6 +129,25 @@ def test_the_compute_api_is_ours(configured: Stage) -> None:
     assert paste["composite:openstack_compute_api_v21"]["keystone"].endswith(
         "osapi_compute_app_v21"
     )
+
+
+def test_where_horizon_is_enabled_the_dashboard_has_the_panel(tmp_path: pathlib.Path) -> None:
+    made = Stage(tmp_path, services="n-api,n-cpu,tempest,horizon")
+    made.set_up()
+    furnish(made)
+    local = tmp_path / "horizon" / "openstack_dashboard" / "local"
+    (local / "enabled").mkdir(parents=True)
+    where = {"HORIZON_DIR": str(tmp_path / "horizon")}
+    made.phase("stack", "post-config", **where)
+    made.phase("stack", "post-config", **where)
+    (enabled,) = (local / "enabled").iterdir()
+    assert runpy.run_path(str(enabled))["PANEL"] == "trusted_clones"
+    (snippet,) = (local / "local_settings.d").iterdir()
+    set_ = runpy.run_path(str(snippet))
+    assert pathlib.Path(set_["TRUSTED_CLONE_ANCHORS_FILE"]).read_text()
+    assert Policy.parse(pathlib.Path(*set_["TRUSTED_CLONE_POLICY_FILES"]).read_bytes()).hosts
+    made.phase("clean", **where)
+    assert not list(local.rglob("*.py"))
 
 
 def test_the_conductor_alone_knows_the_database(configured: Stage) -> None:
