@@ -12,6 +12,9 @@ from labkit.paths import CHECKOUT
 
 PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest")
+# Horizon cannot be installed beside nova.
+HORIZON_PYTHON = str(CHECKOUT / ".venv-horizon" / "bin" / "python")
+BROWSER_STORIES = "tests/openstack/horizon"
 LINT = (
     (PYTHON, "-m", "ruff", "check", "."),
     (PYTHON, "-m", "ruff", "format", "--check", "."),
@@ -43,6 +46,16 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         (
             *PYTEST,
             "tests/openstack",
+            f"--ignore={BROWSER_STORIES}",
+            f"--timeout={OPENSTACK_LIMIT_S}",
+            f"--reruns={INTEGRATION_RERUNS}",
+        ),
+    ),
+    "horizon": (
+        (HORIZON_PYTHON, "-m", "pytest", "tests/dashboard"),
+        (
+            *PYTEST,
+            BROWSER_STORIES,
             f"--timeout={OPENSTACK_LIMIT_S}",
             f"--reruns={INTEGRATION_RERUNS}",
         ),
@@ -55,7 +68,7 @@ WITHOUT_A_WORD = tuple(name for name in PARTS if name != "openstack")
 
 
 def run(part: str | None, further: Sequence[str]) -> int:
-    """Run one part, or all that need no cloud, and return 1 when anything failed. A failed part does not stop the next.
+    """Run one part, or all that need not be asked for, and return 1 when anything failed. A failed part does not stop the next.
 
     :param further: arguments for pytest
     """

@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     # Its own arguments are read by its own code: that needs OpenStack's packages, which the bare hosts do without.
     cloud = commands.add_parser(
-        "cloud", help="a real OpenStack: up, down, status, restart, shell", add_help=False
+        "cloud",
+        help="a real OpenStack: up, down, status, restart, shell, dashboard",
+        add_help=False,
     )
     cloud.add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("up", help="start two bare hosts and a guest that checks itself")
@@ -90,6 +92,9 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         default=256,
         metavar="MiB",
         help="of the guest, with --engine (default: 256)",
+    )
+    demo.add_argument(
+        "--horizon", action="store_true", help="leave the dashboard up as well; not with --engine"
     )
     demo.add_argument(
         "--keep",
@@ -155,7 +160,7 @@ def _engine_demo(lab: Lab, asked: argparse.Namespace) -> int:
 def _cloud_demo(asked: argparse.Namespace) -> int:
     from labkit.cloud import demo
 
-    options = demo.Options(asked.count or 2, asked.mode, asked.vtpm)
+    options = demo.Options(asked.count or 2, asked.mode, asked.vtpm, asked.horizon)
     return 0 if demo.run(options, say, _terminal()) else 1
 
 

@@ -7,6 +7,7 @@ from labkit.cloud import (
     compute,
     database,
     glance,
+    horizon,
     keystone,
     messaging,
     neutron,
@@ -37,6 +38,7 @@ def _control(control: Control) -> tuple[Service, ...]:
         *neutron.server_services(control),
         *nova.services(control),
         trusted.conductor(control),
+        horizon.service(control),
         *_node(control),
     )
 
