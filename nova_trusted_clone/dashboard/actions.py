@@ -53,13 +53,11 @@ class _Abort(tables.BatchAction):
     @staticmethod
     def action_past(count: int) -> Any:
         """What is said afterwards."""
-        return ngettext_lazy("Ending of clone asked for", "Ending of clones asked for", count)
+        return ngettext_lazy("Scheduled abort of Clone", "Scheduled abort of Clones", count)
 
 
 class AbortInstance(policy.PolicyTargetMixin, _Abort):
     """In the row of an instance that is a clone on its way."""
-
-    all_projects = False
 
     def allowed(self, request: Any, instance: Any = None) -> bool:
         """While it is on its way."""

@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 # Two emulating processors, and a cloud and two guests beside the browser.
-LIMIT_S = 60.0
+LIMIT_S = 90.0
 POLL_S = 0.2
 SIZE = (1500, 1150)
 T = TypeVar("T")

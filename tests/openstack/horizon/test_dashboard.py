@@ -258,7 +258,7 @@ class TestAbort:
 
         person.until(chosen, "its button")
         person.see("#modal_wrapper .modal-footer .btn-danger").click()
-        person.until(lambda: "Ending of clone asked for" in person.text(), "what was done")
+        person.until(lambda: "Scheduled abort of Clone" in person.text(), "what was done")
         api = TrustedClones(demo.compute)
         (clone,) = [one for one in api.list(web.id) if one.name == "doomed"]
         assert clone.phase == "aborted"
