@@ -68,7 +68,7 @@ WITHOUT_A_WORD = tuple(name for name in PARTS if name != "openstack")
 
 
 def run(part: str | None, further: Sequence[str]) -> int:
-    """Run one part, or all that need not be asked for, and return 1 when anything failed. A failed part does not stop the next.
+    """Run one part, or all that need no asking, and return 1 when anything failed. A failed part does not stop the next.
 
     :param further: arguments for pytest
     """
