@@ -52,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
         "cloud", help="a real OpenStack: up, down, status, restart, shell", add_help=False
     )
     cloud.add_argument("words", nargs=argparse.REMAINDER)
+    xen = commands.add_parser(
+        "xen", help="two Xen hosts in emulated machines: up, down, status, shell", add_help=False
+    )
+    xen.add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("up", help="start two bare hosts and a guest that checks itself")
     commands.add_parser("down", help="end and remove all of it, the cloud too")
     commands.add_parser("status", help="what of the bare hosts is up")
@@ -115,6 +119,10 @@ def _run(asked: argparse.Namespace, rest: list[str], lab: Lab) -> int:
             from labkit.cloud import commands
 
             return commands.main(asked.words, say)
+        case "xen":
+            from labkit.xen import commands as xen_commands
+
+            return xen_commands.main(asked.words, say)
         case "bench":
             return checks.bench(rest)
         case "down":
