@@ -58,7 +58,9 @@ PLACES = (
         "captured memory of source servers until their clones are complete: give it room for their RAM, and keep it private.",
     ),
     cfg.StrOpt(
-        "libvirt_uri", default="qemu:///system", help="The hypervisor's libvirt connection."
+        "libvirt_uri",
+        default="qemu:///system",
+        help="The hypervisor's libvirt connection; with xen:///system its servers are Xen domains (experimental).",
     ),
     cfg.StrOpt(
         "memory_backing_dir",
