@@ -74,6 +74,11 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         help="without a cloud: two bare hosts, a guest, and orders that the lab signs itself",
     )
     demo.add_argument(
+        "--xen",
+        action="store_true",
+        help="without a cloud: a guest of one emulated Xen host, cloned to the other",
+    )
+    demo.add_argument(
         "--count",
         type=_positive,
         metavar="N",
@@ -114,6 +119,8 @@ def _run(asked: argparse.Namespace, rest: list[str], lab: Lab) -> int:
         case "up":
             _up(lab)
         case "demo":
+            if asked.xen:
+                return _xen_demo(asked)
             return _engine_demo(lab, asked) if asked.engine else _cloud_demo(asked)
         case "cloud":
             from labkit.cloud import commands
@@ -158,6 +165,25 @@ def _engine_demo(lab: Lab, asked: argparse.Namespace) -> int:
 
     options = demo.DemoOptions(asked.count or 1, asked.memory, asked.mode, asked.vtpm, asked.keep)
     return 0 if demo.run(lab, options, say, _terminal()) else 1
+
+
+def _xen_demo(asked: argparse.Namespace) -> int:
+    from labkit.xen import demo
+    from labkit.xen.guests import Wish
+    from labkit.xen.hosts import XenHosts
+
+    hosts = XenHosts.at(LabPaths.from_environment())
+    wish = Wish(vtpm=asked.vtpm != "none")
+    good = demo.run(
+        hosts,
+        wish,
+        say,
+        _terminal(),
+        count=asked.count or 1,
+        memory_mode=asked.mode,
+        keep=asked.keep,
+    )
+    return 0 if good else 1
 
 
 def _cloud_demo(asked: argparse.Namespace) -> int:

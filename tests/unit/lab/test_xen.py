@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import xml.etree.ElementTree as ET
 
 import pytest
 from labkit.errors import LabError
 from labkit.paths import LabPaths
-from labkit.xen import image
+from labkit.xen import guests, image
+from labkit.xen.guests import Wish
 from labkit.xen.hosts import XenHosts
 
 
@@ -33,6 +35,19 @@ def test_a_command_reaches_a_host_in_one_piece(hosts: XenHosts) -> None:
     words = hosts.source.shell(["echo", "two words", "; reboot"])
     assert words[-1] == "echo 'two words' '; reboot'"
     assert (words[-2], words[words.index("-p") + 1]) == ("root@127.0.0.1", "2222")
+
+
+@pytest.mark.parametrize(("kind", "os_type"), [("pvh", "xenpvh"), ("pv", "linux")])
+def test_a_guests_definition(hosts: XenHosts, kind: str, os_type: str) -> None:
+    wish = Wish(kind=kind)
+    definition = guests.Definition(
+        96, (guests.Disk("xvda", pathlib.Path("/disk"), 1 << 26),), ("52:54:00:00:00:01",)
+    )
+    guest = guests.XenGuest(hosts.source, "web-1", "1-2-3", definition)
+    root = ET.fromstring(guests.to_xml(guest, wish))
+    assert root.findtext("os/type") == os_type
+    assert root.find("devices/disk/source[@file='/disk']") is not None
+    assert root.find("devices/interface/mac[@address='52:54:00:00:00:01']") is not None
 
 
 def test_packages_come_from_where_apt_takes_debian_from(monkeypatch: pytest.MonkeyPatch) -> None:

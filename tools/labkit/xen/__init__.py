@@ -5,6 +5,8 @@
 ``dom0``         the first program of a host, which starts what Xen and libvirt need
 ``machine``      one host: start it, speak to it, end it
 ``hosts``        both, joined by a cable
+``fleet``        both as an operator's: enrolled, learned, with agents
+``guests``       starting guests on a host
 ``commands``     ``tools/lab xen``
 ===============  ==================================================================
 
