@@ -12,7 +12,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from bench import figure, first_output, hash_disk, hash_memory, machine, pause, transfer
+from bench import (
+    cloud_active,
+    cloud_requests,
+    figure,
+    first_output,
+    hash_disk,
+    hash_memory,
+    machine,
+    pause,
+    transfer,
+)
 from bench.report import BenchError, Report, Settings
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
@@ -36,7 +46,16 @@ class Measurement(Protocol):
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    module.NAME: module for module in (hash_memory, hash_disk, transfer, pause, first_output)
+    module.NAME: module
+    for module in (
+        hash_memory,
+        hash_disk,
+        transfer,
+        pause,
+        first_output,
+        cloud_active,
+        cloud_requests,
+    )
 }
 
 

@@ -150,7 +150,7 @@ def _helpers(lab: Lab, group: str) -> MemoryWatch:
     return MemoryWatch({name: functools.partial(pid, at) for name, at in places.items()})
 
 
-def _remove(lab: Lab, cloning: Cloning) -> None:
+def _remove(lab: Lab, cloning: Cloning[guests.Guest, Host]) -> None:
     """End the clone and wait until its store has gone, so that the next one finds the memory free."""
     with guests.connected(lab.destination) as connection:
         for clone in cloning.clones:

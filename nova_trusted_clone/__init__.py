@@ -3,6 +3,7 @@
 Where things are (imports point down only; tests/unit/test_layers.py holds it):
 
 ==================  =========================================================
+dashboard           Horizon: clone by a button, watch, read the evidence; needs no nova
 cmd                 programs: conductor, manage, status, agent, exporter, store, guard
 virt                nova-compute's driver, over Nova's libvirt driver
 client              openstack server clone, and the API in Python; needs no nova

@@ -2,7 +2,8 @@
 
     look at the server → ask its host → open a group → make servers → name them to the conductor
 
-Until the servers are made nothing has changed but the group, which is cancelled. What was made is deleted again when
+The group is where two requests for one server meet: the conductor opens one at a time. Until the servers are made nothing has
+changed but the group, which is cancelled. What was made is deleted again when
 the conductor cannot be told of it.
 """
 
@@ -18,7 +19,6 @@ from oslo_log import log as logging
 
 from nova_trusted_clone.api import networks, obstacles, servers, source
 from nova_trusted_clone.api.faults import BadRequest, NotNow
-from nova_trusted_clone.api.schemas import trusted_clone as schema
 from nova_trusted_clone.rpc.client import insist
 from nova_trusted_clone.rpc.compute import ComputeAPI
 from nova_trusted_clone.rpc.conductor import ConductorAPI
@@ -27,7 +27,6 @@ from nova_trusted_clone.rpc.errors import CloneError, NotFound
 LOG = logging.getLogger(__name__)
 
 MAX_NAME = 255
-ENDED = ("complete", "failed", "aborted")
 # One more try after a restart of the conductor; a client waits for the answer.
 INSIST_S = 40.0
 EXPECTED = (
@@ -109,7 +108,6 @@ class Requests:
         making = self._making(context, instance, block_devices, wish)
         shape = self._require_cloneable(context, instance, block_devices)
         vtpm = _vtpm(wish, shape)
-        self._require_idle(context, instance)
         nonce = self._conductor.begin(context, _request(context, instance, making, wish, vtpm))
         made = self._make(context, making)
         records = self._register(context, instance, making, made)
@@ -137,21 +135,6 @@ class Requests:
         if told or not shape["running"]:
             raise _obstructed(told or ["the guest is not running"])
         return shape
-
-    def _require_idle(self, context: Any, instance: Any) -> None:
-        """One freeze of a server at a time: its host would refuse another when the clones were made already.
-
-        :raises NotNow: naming a clone that is still on its way
-        """
-        wanted = {"source_server": instance.uuid, "limit": schema.MAX_COUNT}
-        for record in self._conductor.list(
-            context, wanted
-        ):  # newest first: all of the last request
-            if record["phase"] not in ENDED:
-                raise NotNow(
-                    f"The server is being cloned already: clone {record['id']} is {record['phase']}. Wait until it is "
-                    "complete, or abort it"
-                )
 
     def _making(
         self, context: Any, instance: Any, block_devices: Any, wish: Wish

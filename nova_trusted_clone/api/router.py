@@ -11,6 +11,7 @@ path, with or without a project's id before it               method  what
 ``/servers/{server_id}/trusted-clones/{id}``                 GET     ``trusted_clones.show``
 ``/servers/{server_id}/trusted-clones/{id}/evidence``        GET     ``trusted_clones.evidence``
 ``/servers/{server_id}/trusted-clones/{id}``                 DELETE  ``trusted_clones.delete``
+``/trusted-clones``                                          GET     ``project_clones.index``
 ``/trusted-clone``                                           GET     ``versions.index``
 ===========================================================  ======  =======================================
 
@@ -29,6 +30,7 @@ from nova.api.openstack import wsgi
 from nova.api.openstack.compute import routes
 
 from nova_trusted_clone import policies
+from nova_trusted_clone.api.project_clones import ProjectClonesController
 from nova_trusted_clone.api.trusted_clone import TrustedCloneController
 from nova_trusted_clone.api.trusted_clones import TrustedClonesController
 from nova_trusted_clone.api.versions import VersionsController
@@ -64,6 +66,7 @@ def _routes() -> tuple[Route, ...]:
         (_RECORDS, {"GET": [records, "index"]}),
         (f"{_RECORDS}/{{id}}", {"GET": [records, "show"], "DELETE": [records, "delete"]}),
         (f"{_RECORDS}/{{id}}/evidence", {"GET": [records, "evidence"]}),
+        ("/trusted-clones", {"GET": [_resource(ProjectClonesController()), "index"]}),
         ("/trusted-clone", {"GET": [_resource(VersionsController()), "index"]}),
     )
 

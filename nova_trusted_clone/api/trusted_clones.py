@@ -47,13 +47,10 @@ class TrustedClonesController(wsgi.Controller):
         """List the records in which a server is the source or the clone, newest first."""
         context = req.environ["nova.context"]
         target = self._target(context, server_id, policies.INDEX)
-        limit, marker = common.get_limit_and_marker(req)
-        filters = {"server": server_id, "limit": min(limit, MAX_PAGE), "marker": marker}
-        filters["phase"] = req.GET.get("phase")
         with faults.translated(context):
-            found = self._page(context, filters) if limit else []
+            found = page(self._conductor, req, {"server": server_id})
         view: dict[str, Any] = self._view_builder.index(
-            req, server_id, found, hosts=_sees_hosts(context, target)
+            req, f"servers/{server_id}/trusted-clones", found, hosts=sees_hosts(context, target)
         )
         return view
 
@@ -65,7 +62,7 @@ class TrustedClonesController(wsgi.Controller):
         context = req.environ["nova.context"]
         target = self._target(context, server_id, policies.SHOW)
         record = self._record(context, server_id, id)
-        view: dict[str, Any] = self._view_builder.show(record, hosts=_sees_hosts(context, target))
+        view: dict[str, Any] = self._view_builder.show(record, hosts=sees_hosts(context, target))
         return view
 
     @wsgi.expected_errors((404, 409, 503))
@@ -104,16 +101,6 @@ class TrustedClonesController(wsgi.Controller):
             instance = common.get_instance(self._servers, context, server_id)
         return _allow(context, rule, instance)
 
-    def _page(self, context: Any, filters: dict[str, Any]) -> list[Record]:
-        try:
-            return self._conductor.list(context, filters)
-        except (Invalid, NotFound) as error:
-            if filters["marker"] is None:
-                raise
-            raise exc.HTTPBadRequest(
-                explanation=f"marker {filters['marker']}: there is no such clone here: start anew without a marker"
-            ) from error
-
     def _record(self, context: Any, server_id: str, clone_id: str) -> Record:
         missing = exc.HTTPNotFound(
             explanation=f"Server {server_id} has no trusted clone {clone_id}."
@@ -136,5 +123,26 @@ def _allow(context: Any, rule: str, instance: Any) -> dict[str, str]:
     return target
 
 
-def _sees_hosts(context: Any, target: dict[str, str]) -> bool:
+def sees_hosts(context: Any, target: dict[str, str]) -> bool:
+    """Return whether the client may know on which hosts clones and sources are."""
     return bool(context.can(policies.SHOW_HOSTS, target=target, fatal=False))
+
+
+def page(conductor: ConductorAPI, req: Any, whose: dict[str, Any]) -> list[Record]:
+    """Return the page of records that a request asks for by ``limit``, ``marker`` and ``phase``.
+
+    :param whose: the filters that say of what or of whom
+    """
+    limit, marker = common.get_limit_and_marker(req)
+    if not limit:
+        return []
+    filters = {**whose, "limit": min(limit, MAX_PAGE), "marker": marker}
+    filters["phase"] = req.GET.get("phase")
+    try:
+        return conductor.list(req.environ["nova.context"], filters)
+    except (Invalid, NotFound) as error:
+        if marker is None:
+            raise
+        raise exc.HTTPBadRequest(
+            explanation=f"marker {marker}: there is no such clone here: start anew without a marker"
+        ) from error

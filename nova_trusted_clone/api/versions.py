@@ -4,6 +4,7 @@
 version     what came with it
 ==========  ==========================================================================================
 1.0         the action ``trustedClone``; records, evidence and abort under ``/servers/{id}/trusted-clones``
+1.1         all records of a project, or of all projects: ``/trusted-clones``
 ==========  ==========================================================================================
 
 A field or resource that is added raises the minor number; whatever would change the meaning of a request that was right
@@ -21,7 +22,7 @@ from nova.api.openstack import common, wsgi
 
 from nova_trusted_clone.api.schemas import versions as schema
 
-VERSIONS = (("v1.0", "CURRENT", "2026-11-24T00:00:00Z"),)
+VERSIONS = (("v1.1", "CURRENT", "2026-11-27T00:00:00Z"),)
 PATH = "trusted-clone"
 
 

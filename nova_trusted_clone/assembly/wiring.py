@@ -24,9 +24,8 @@ from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.attest.roles import Role
 from nova_trusted_clone.core.errors import CoreError, MalformedInput
 from nova_trusted_clone.core.protocol.session import LocalHost
-from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
+from nova_trusted_clone.hypervisor import drivers
 from nova_trusted_clone.hypervisor.qemu.secrets import LibvirtPassphrases
-from nova_trusted_clone.hypervisor.qemu.source import QemuSource
 from nova_trusted_clone.ports import Passphrase, Peer
 from nova_trusted_clone.tpm.connection import Transport
 from nova_trusted_clone.tpm.esys import EsysTpm
@@ -208,7 +207,11 @@ def host(
     _use_privileges(options.privileged_access)
     try:
         enrolled = identity.load(pathlib.Path(options.identity_path))
-        issuer = EkIssuer.from_files(enrolled.vtpm_ca_key, enrolled.vtpm_ca_certificate)
+        issuer = EkIssuer.from_files(
+            enrolled.vtpm_ca_key,
+            enrolled.vtpm_ca_certificate,
+            kept_by_host=drivers.is_xen(options.libvirt_uri),
+        )
     except (identity.IdentityError, VtpmError) as error:
         raise ConfigError(f"identity_path: {error}") from error
     place = Place(
@@ -229,8 +232,10 @@ def host(
         open_tpm=lambda: EsysTpm(options.tpm),
         ground=lambda: _ground(options),
         vtpms=SwtpmFactory(issuer, place.state_path / "vtpm", options.vtpm_pool_size),
-        source=QemuSource(options.libvirt_uri),
-        destination=QemuDestination(options.libvirt_uri, pathlib.Path(options.memory_backing_dir)),
+        source=drivers.source(options.libvirt_uri, place.state_path),
+        destination=drivers.destination(
+            options.libvirt_uri, place.state_path, pathlib.Path(options.memory_backing_dir)
+        ),
         peers=peers or agent_peers(options.message_timeout_s),
         passphrases=_passphrases(options.libvirt_uri, passphrase),
     )

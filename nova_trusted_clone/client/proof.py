@@ -11,7 +11,7 @@ from nova_trusted_clone.core.attest.certchain import MAX_BUNDLE_BYTES, TrustAnch
 from nova_trusted_clone.core.attest.policy import MAX_POLICY_BYTES, Policy
 from nova_trusted_clone.core.attest.verdict import Verdict
 from nova_trusted_clone.core.errors import MalformedInput
-from nova_trusted_clone.core.protocol.evidence import MAX_EVIDENCE_BYTES, verify_evidence
+from nova_trusted_clone.core.protocol.evidence import MAX_EVIDENCE_BYTES, Part, verify_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,14 @@ class Grounds:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Every check that was made, and what the evidence is about if it holds."""
+    """Every check that was made, and what the evidence is about if it holds.
+
+    :ivar parts: the same checks by the message that they are about
+    """
 
     verdict: Verdict
     summary: dict[str, Any] | None
+    parts: tuple[Part, ...] = ()
 
 
 def judge(
@@ -56,9 +60,15 @@ def judge(
     :param source_id: the server that it has to be a clone of, if the tenant knows
     :param server_id: the server that has to be the clone
     """
-    verdict, summary = verify_evidence(data, grounds.anchors, grounds.policy, nonce)
-    if summary is None:
-        return Judgement(verdict, None)
+    parts, summary = verify_parts(data, grounds.anchors, grounds.policy, nonce)
+    if summary is not None:
+        parts = (*parts, Part("file", _expected(summary, source_id, server_id)))
+    verdict = Verdict.joined(part.verdict for part in parts)
+    return Judgement(verdict, summary if verdict.ok else None, parts)
+
+
+def _expected(summary: dict[str, Any], source_id: str | None, server_id: str | None) -> Verdict:
+    verdict = Verdict()
     if source_id is not None:
         verdict += Verdict.equal(
             "trusted-clone.evidence.expected-source", summary["source_server"], source_id
@@ -67,7 +77,7 @@ def judge(
         verdict += Verdict.equal(
             "trusted-clone.evidence.expected-clone", summary["destination_server"], server_id
         )
-    return Judgement(verdict, summary if verdict.ok else None)
+    return verdict
 
 
 def read(path: pathlib.Path, limit: int = MAX_EVIDENCE_BYTES) -> bytes:

@@ -65,7 +65,7 @@ class TrustedClones:
         marker: str | None = None
         for _ in range(MOST_PAGES):
             query = {"marker": marker} if marker else {}
-            page, more = _parsed(replies.records, self._page(server_id, query))
+            page, more = _parsed(replies.records, self._page(_path(server_id), query))
             fresh = {clone.id: clone for clone in page if clone.id not in found}
             found |= fresh
             if not more or not fresh or (wanted and found.keys() >= set(wanted)):
@@ -73,9 +73,22 @@ class TrustedClones:
             marker = page[-1].id
         return tuple(reversed(found.values()))  # the API's order is newest first
 
-    def _page(self, server_id: str, query: dict[str, str]) -> bytes:
+    def page(
+        self, *, limit: int, marker: str | None = None, all_projects: bool = False
+    ) -> tuple[tuple[Clone, ...], bool]:
+        """Return records of the project's clones, newest first, and whether there may be more.
+
+        :param marker: the id of the last record of the page before
+        :param all_projects: those of every project, for administrators
+        """
+        query = {"limit": str(limit)}
+        query |= {"marker": _checked(marker)} if marker else {}
+        query |= {"all_projects": "true"} if all_projects else {}
+        return _parsed(replies.records, self._page("/trusted-clones", query))
+
+    def _page(self, path: str, query: dict[str, str]) -> bytes:
         try:
-            return self._read("GET", _path(server_id), replies.MAX_LIST_BYTES, params=query)
+            return self._read("GET", path, replies.MAX_LIST_BYTES, params=query)
         except errors.NotFound as error:
             # Of the server or of the whole API: nova answers both alike.
             if self.supported():

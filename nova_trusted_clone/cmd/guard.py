@@ -18,7 +18,7 @@ import time
 from nova_trusted_clone.clone.helpers import CONTROL_SOCKET, PAUSE_OVER
 from nova_trusted_clone.datapath import processes
 from nova_trusted_clone.datapath.control import ControlClient, ControlError
-from nova_trusted_clone.hypervisor.qemu.source import QemuSource
+from nova_trusted_clone.hypervisor import drivers
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -72,7 +72,9 @@ def main() -> int:
     (arguments.directory / "ready").touch()
     if reason := watch(arguments):
         LOG.warning("%s: taking back the freeze of server %s", reason, arguments.server)
-        QemuSource(arguments.uri).release(arguments.server, arguments.freeze_directory)
+        # Releasing needs nothing of the service's own directory.
+        source = drivers.source(arguments.uri, arguments.directory)
+        source.release(arguments.server, arguments.freeze_directory)
     return 0
 
 

@@ -22,6 +22,7 @@ from nova_trusted_clone.cmd import (
     manage_evidence,
     manage_host,
     manage_records,
+    manage_vtpm,
 )
 from nova_trusted_clone.core.errors import CoreError, Refused
 from nova_trusted_clone.tpm.base import TpmError
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     manage_host.add(groups)
     manage_evidence.add(groups)
     manage_records.add(groups)
+    manage_vtpm.add(groups)
     return top
 
 

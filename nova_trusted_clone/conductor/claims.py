@@ -13,7 +13,13 @@ from oslo_log import log as logging
 from nova_trusted_clone.conductor import moves
 from nova_trusted_clone.conductor.orders import OrderRefused, Orders
 from nova_trusted_clone.conductor.records import Records
-from nova_trusted_clone.db.groups import Claiming, Groups, NotOfThisGroup, Situation
+from nova_trusted_clone.db.groups import (
+    Claiming,
+    Groups,
+    NotOfThisGroup,
+    Situation,
+    SourceBusy,
+)
 from nova_trusted_clone.objects.clone import Attempt, Clone, Group, GroupState, Phase
 from nova_trusted_clone.rpc.errors import Conflict, NotFound, Refused
 
@@ -37,7 +43,8 @@ class Claims:
     def begin(self, request: Mapping[str, Any]) -> Group:
         """Open a group; the same request once more finds it open.
 
-        :raises Conflict: when the id is another request's, or the group was taken back
+        :raises Conflict: when the id is another request's, the group was taken back, or the source is being
+            cloned for another
         """
         given = dict(request)
         wanted = Group(
@@ -46,7 +53,13 @@ class Claims:
             created_at=self._records.now(),
             **given,
         )
-        found = self._groups.begin(wanted)
+        try:
+            found = self._groups.begin(wanted)
+        except SourceBusy as error:
+            raise Conflict(
+                f"The server is being cloned already: {error}. Wait until that is complete, or abort it",
+                "trusted-clone.source.busy",
+            ) from error
         same = dataclasses.replace(
             wanted,
             nonce=wanted.nonce if request.get("nonce") else found.nonce,

@@ -119,6 +119,8 @@ class Stale:
     def _judge(self, clone: Clone, is_being_ordered: bool) -> None:
         said = self._servers.ask(clone.server_id)
         if said.word is Word.GAVE_UP:
+            if not said.fault and clone.heard_at >= self._ago(self._silence_s):
+                return  # nova writes the fault a moment after the state
             self._end(clone, _given_up(clone, said.fault))
         elif said.word is Word.GONE:
             self._end(clone, Why("the server was deleted", "trusted-clone.server.deleted"))

@@ -58,7 +58,9 @@ PLACES = (
         "captured memory of source servers until their clones are complete: give it room for their RAM, and keep it private.",
     ),
     cfg.StrOpt(
-        "libvirt_uri", default="qemu:///system", help="The hypervisor's libvirt connection."
+        "libvirt_uri",
+        default="qemu:///system",
+        help="The hypervisor's libvirt connection; with xen:///system its servers are Xen domains (experimental).",
     ),
     cfg.StrOpt(
         "memory_backing_dir",
@@ -138,7 +140,7 @@ NOVA = (
     ),
     cfg.IntOpt(
         "protect_limit_s",
-        default=60,
+        default=45,
         min=0,
         help="How long a stop, a reboot, a pause, a migration, a snapshot, a rebuild or the deletion of a server waits for "
         "the clones that are being made of it, or for it to be complete when it is a clone itself. Then clones of a source "

@@ -28,15 +28,18 @@ class SegmentSource(Protocol):
 class FileSource:
     """A region in a file that nobody changes any more."""
 
-    def __init__(self, region: Region, path: pathlib.Path) -> None:
+    def __init__(self, region: Region, path: pathlib.Path, offset_bytes: int = 0) -> None:
+        """:param offset_bytes: where in the file the region begins"""
         self.region = region
         self._path = path
+        self._offset_bytes = offset_bytes
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, index: int) -> bytes:
         """Return segment ``index``."""
         size = self.region.segment_bytes(index)
-        data = os.pread(self._descriptor, size, index * SEGMENT_BYTES)
+        at = self._offset_bytes + index * SEGMENT_BYTES
+        data = os.pread(self._descriptor, size, at)
         if len(data) != size:
             raise SourceGone(f"{self._path}: segment {index} has {len(data)} bytes of {size}")
         return data

@@ -11,9 +11,11 @@ from sqlalchemy import orm
 
 from nova_trusted_clone.db import models, rows
 from nova_trusted_clone.db.engine import Database, reading, writing
-from nova_trusted_clone.objects.clone import Attempt, Clone, Group, GroupState
+from nova_trusted_clone.objects.clone import Attempt, Clone, Group, GroupState, Phase
 
 Record, AttemptRow, GroupRow = models.CloneRecord, models.AttemptRecord, models.GroupRecord
+SourceRow = models.SourceRecord
+UNENDED = [phase.value for phase in Phase if not phase.ended]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,10 @@ class NotOfThisGroup(Exception):
     """Servers that cannot be a group's; the text says why."""
 
 
+class SourceBusy(Exception):
+    """A server that is being cloned for another request; the text says how far that is."""
+
+
 class Groups:
     """The groups of a database."""
 
@@ -57,10 +63,14 @@ class Groups:
 
     @writing
     def begin(self, session: orm.Session, group: Group) -> Group:
-        """Open a group, or return the one that has this id."""
+        """Open a group, or return the one that has this id.
+
+        :raises SourceBusy: when its source is being cloned for another; of two at the same moment, one is
+        """
         row = session.get(GroupRow, group.id)
         if row is not None:
             return rows.to_group(row)
+        _take_source(session, group)
         session.add(rows.from_group(group))
         return group
 
@@ -157,6 +167,35 @@ class Groups:
             GroupRow.state == GroupState.OPEN, GroupRow.created_at < before
         )
         return [rows.to_group(row) for row in session.scalars(query.limit(100))]
+
+
+def _take_source(session: orm.Session, group: Group) -> None:
+    """Make a group the one that its source is cloned for.
+
+    Of two that do so at once, one finds its insert or update in vain, is repeated, and then sees the other's.
+    """
+    taken = session.get(SourceRow, group.source_server)
+    if taken is None:
+        session.add(SourceRow(server_id=group.source_server, group_id=group.id))
+        session.flush()
+    else:
+        _require_over(session, taken.group_id)
+        taken.group_id = group.id
+    _require_cloned(session, group.source_server)
+
+
+def _require_over(session: orm.Session, group_id: str) -> None:
+    """One whose servers are not named yet may still get some."""
+    former = session.get(GroupRow, group_id)
+    if former is not None and former.state == GroupState.OPEN:
+        raise SourceBusy("another request for clones of it is being taken up at this moment")
+
+
+def _require_cloned(session: orm.Session, server_id: str) -> None:
+    query = sa.select(Record).where(Record.source_id == server_id, Record.phase.in_(UNENDED))
+    row = session.scalars(query.limit(1)).first()
+    if row is not None:
+        raise SourceBusy(f"clone {row.id} is {row.phase}")
 
 
 def close_attempt(session: orm.Session, ended: Attempt) -> None:

@@ -2,6 +2,7 @@
 
 ``clones.server_id`` is unique: one record for a server. ``attempts`` has one open row for a server, by a unique
 key of which ``is_open`` is part: 1 while it is open, NULL (which no database counts as equal) when it has ended.
+``sources`` has one row for a server that was ever cloned: two requests that begin at the same moment meet there.
 ``revision`` makes an update one that found what it expected, or none (SQLAlchemy's version_id_col).
 """
 
@@ -49,6 +50,18 @@ class GroupRecord(Base):
     request_id: orm.Mapped[str | None] = orm.mapped_column(sa.String(64))
     state: orm.Mapped[str] = orm.mapped_column(sa.String(16))
     created_at: orm.Mapped[datetime.datetime] = orm.mapped_column(MOMENT)
+    revision: orm.Mapped[int] = orm.mapped_column(sa.Integer)
+    __mapper_args__ = {"version_id_col": revision}  # noqa: RUF012
+
+
+class SourceRecord(Base):
+    """The last request that a server was cloned for. No foreign key: a request may be removed before its source."""
+
+    __tablename__ = "sources"
+    __table_args__ = (TABLE_OPTIONS,)
+
+    server_id: orm.Mapped[str] = orm.mapped_column(sa.String(36), primary_key=True)
+    group_id: orm.Mapped[str] = orm.mapped_column(sa.String(32))
     revision: orm.Mapped[int] = orm.mapped_column(sa.Integer)
     __mapper_args__ = {"version_id_col": revision}  # noqa: RUF012
 

@@ -70,6 +70,8 @@ def _purge_groups(session: orm.Session, before: datetime.datetime) -> int:
     ids = list(session.scalars(query.limit(AT_ONCE)))
     session.execute(sa.delete(attempt).where(attempt.group_id.in_(ids)))
     session.execute(sa.delete(freeze).where(freeze.group_id.in_(ids)))
+    source = models.SourceRecord
+    session.execute(sa.delete(source).where(source.group_id.in_(ids)))
     session.execute(sa.delete(group).where(group.id.in_(ids)))
     return len(ids)
 

@@ -12,6 +12,7 @@ POLICY_ROOT = "os_compute_api:trusted-clone:%s"
 CREATE = POLICY_ROOT % "create"
 CREATE_HOST = POLICY_ROOT % "create:host"
 INDEX = POLICY_ROOT % "index"
+INDEX_ALL = POLICY_ROOT % "index:all_projects"
 SHOW = POLICY_ROOT % "show"
 SHOW_HOSTS = POLICY_ROOT % "show:hosts"
 EVIDENCE = POLICY_ROOT % "evidence"
@@ -24,6 +25,7 @@ OWN_PROJECT_MEMBER = "rule:project_member_api and project_id:%(project_id)s"
 _ACTION = [{"method": "POST", "path": "/servers/{server_id}/action (trustedClone)"}]
 _RECORDS = "/servers/{server_id}/trusted-clones"
 _RECORD = _RECORDS + "/{clone_id}"
+_OF_PROJECT = "/trusted-clones"
 
 
 def _rule(name: str, check: str, description: str, *operations: tuple[str, str]) -> Any:
@@ -47,8 +49,15 @@ RULES = (
     _rule(
         INDEX,
         base.PROJECT_READER_OR_ADMIN,
-        "List the records of clones in which a server is the source or the clone",
+        "List the records of clones in which a server is the source or the clone, or those of a project",
         ("GET", _RECORDS),
+        ("GET", _OF_PROJECT),
+    ),
+    _rule(
+        INDEX_ALL,
+        base.ADMIN,
+        "List the records of clones of all projects",
+        ("GET", _OF_PROJECT),
     ),
     _rule(SHOW, base.PROJECT_READER_OR_ADMIN, "Show the record of a clone", ("GET", _RECORD)),
     _rule(
@@ -57,6 +66,7 @@ RULES = (
         "See the names of the hosts in the records of clones",
         ("GET", _RECORDS),
         ("GET", _RECORD),
+        ("GET", _OF_PROJECT),
     ),
     _rule(
         EVIDENCE,

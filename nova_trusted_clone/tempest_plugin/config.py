@@ -39,6 +39,11 @@ options = [
     cfg.BoolOpt(
         "vtpm_derive", default=False, help="Whether the operator's policy allows vtpm=derive."
     ),
+    cfg.BoolOpt(
+        "guest_login",
+        default=True,
+        help="Whether guests of the image can be logged into. Where they cannot, a server answers when it answers a ping.",
+    ),
     cfg.IntOpt(
         "build_timeout",
         default=600,

@@ -2,7 +2,10 @@
 
 A mounted drive must not change under a running guest, so the clone starts with the frozen one (a qcow2 overlay at Nova's
 path). When Nova makes a definition for its next start, the drive is made anew: the clone then boots with its own UUID, name
-and network data. Leans on LibvirtDriver._create_configdrive and its InjectionInfo.
+and network data. Nova's driver makes its drives for a domain that is defined already; here there is none yet, so that the same
+builder is called directly.
+
+Leans on nova.virt.configdrive.ConfigDriveBuilder and nova.api.metadata.base.InstanceMetadata.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import json
 import pathlib
 from typing import Any
 
-from nova.virt.libvirt import driver as libvirt_driver
+from nova.api.metadata import base as metadata
+from nova.virt import configdrive
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log as logging
 
@@ -21,7 +25,7 @@ LOG = logging.getLogger(__name__)
 NAME = "disk.config"
 
 
-def renew(driver: Any, context: Any, instance: Any, network_info: Any) -> None:
+def renew(instance: Any, network_info: Any) -> None:
     """Make the server's own config drive, where it still has its source's. The old one stays if that fails."""
     if servers.CONFIG_DRIVE not in instance.system_metadata:
         return
@@ -31,10 +35,7 @@ def renew(driver: Any, context: Any, instance: Any, network_info: Any) -> None:
         return
     drive.replace(old)
     try:
-        injection = libvirt_driver.InjectionInfo(
-            network_info=network_info, files=[], admin_pass=None
-        )
-        driver._create_configdrive(context, instance, injection)
+        make(instance, network_info, drive)
         set_format(directory, drive, "raw")
     except Exception:
         LOG.exception("the config drive stays that of the clone's source", instance=instance)
@@ -43,6 +44,13 @@ def renew(driver: Any, context: Any, instance: Any, network_info: Any) -> None:
     old.unlink()
     del instance.system_metadata[servers.CONFIG_DRIVE]
     instance.save()
+
+
+def make(instance: Any, network_info: Any, drive: pathlib.Path) -> None:
+    """Write a server's config drive."""
+    content = metadata.InstanceMetadata(instance, network_info=network_info)
+    with configdrive.ConfigDriveBuilder(instance_md=content) as builder:
+        builder.make_drive(str(drive))
 
 
 def set_format(directory: pathlib.Path, path: pathlib.Path, image_format: str) -> None:

@@ -16,6 +16,7 @@ import oslo_messaging as messaging
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from oslo_log import log as logging
 
 from nova_trusted_clone.clone.destination import Destination
 from nova_trusted_clone.clone.incoming import Rejected
@@ -32,6 +33,7 @@ from nova_trusted_clone.virt.reception import CloneEnded, Ending, Mismatch, Rece
 from nova_trusted_clone.virt.service import CloneService
 
 CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
 MAX_ORDERS = 100
 # Where the source's exporter serves: only a hint, since both ends of that channel are pinned.
 _BULK = checks.mapping({"address": checks.text(64, 1), "port": checks.number(1, 65535)})
@@ -92,6 +94,8 @@ class ComputeEndpoint:
             freeze_id = _engine_says(lambda: _freeze_of(wanted[0][0]))
             if not engine.has_freeze(freeze_id):
                 freeze_id = _engine_says(lambda: engine.clone(context, wanted))
+                # By these two lines a request's id leads to what the engine calls its freeze and its clones.
+                LOG.info("freeze %s: begun for %d clones", freeze_id, len(wanted))
         return {"freeze_id": freeze_id}
 
     @answers(freeze_id=checks.hex_id, clone_id=checks.optional(checks.hex_id), reason=checks.reason)
@@ -119,6 +123,7 @@ class ComputeEndpoint:
             raise NotFound(f"no clone is awaited here for server {server}")
         try:
             reception.accept(clone_id, order)
+            LOG.info("clone %s: is ordered for server %s", clone_id, server)
         except (Mismatch, CloneEnded) as error:
             raise Conflict(str(error)) from error
         except Rejected as error:

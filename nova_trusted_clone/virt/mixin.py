@@ -129,7 +129,7 @@ class TrustedCloneMixin(_NovaDriver):  # type: ignore[misc]
     ) -> str:
         """As Nova's; with a generation id, and for a clone that starts anew with a config drive of its own."""
         if not (args[2:] or kwargs.get("rescue")):
-            configdrive.renew(self, context, instance, network_info)
+            configdrive.renew(instance, network_info)
         xml = super()._get_guest_xml(context, instance, network_info, *args, **kwargs)
         return guest.with_generation_id(xml)
 

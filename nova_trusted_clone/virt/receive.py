@@ -31,7 +31,13 @@ from nova_trusted_clone.rpc.conductor import ConductorAPI
 from nova_trusted_clone.rpc.errors import CloneError
 from nova_trusted_clone.virt import guest, secrets, servers
 from nova_trusted_clone.virt.follow import Follower
-from nova_trusted_clone.virt.reception import CloneEnded, Ending, Reception, Receptions
+from nova_trusted_clone.virt.reception import (
+    CloneEnded,
+    Ending,
+    Reception,
+    Receptions,
+    unclaimed,
+)
 from nova_trusted_clone.virt.servers import Mark
 from nova_trusted_clone.virt.service import CloneService, Engine
 
@@ -203,7 +209,7 @@ class Receiver:
                 self._build.context, self._mark.group, self._instance.uuid, CONF.host, host_id
             )
         except CloneError as error:
-            raise CloneEnded(Ending(f"the clone conductor: {error}", error.code)) from error
+            raise CloneEnded(unclaimed(error)) from error
         self._clone_id = clone_id
         reception.claim(clone_id)
 

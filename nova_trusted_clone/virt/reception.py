@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from nova_trusted_clone.ports import Identity
+from nova_trusted_clone.rpc.errors import CloneError, Refused
 
 LOOK_S = 1.0
 """How often the waiting thread looks whether the server is still wanted."""
@@ -30,6 +31,12 @@ class Ending:
     reason: str
     code: str
     refused_here: bool = False
+
+
+def unclaimed(error: CloneError) -> Ending:
+    """Why the conductor took no claim of this host's. That this host is refused says nothing of another."""
+    refused = isinstance(error, Refused)
+    return Ending(f"the clone conductor: {error}", error.code, refused_here=refused)
 
 
 class CloneEnded(Exception):

@@ -24,6 +24,7 @@ from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Rejected
 from nova_trusted_clone.clone.source import FreezeFailed, Source
 from nova_trusted_clone.core.protocol.order import SignedOrder
+from nova_trusted_clone.hypervisor.qemu.memorylinks import directory_of
 from nova_trusted_clone.rpc.errors import Conflict
 from nova_trusted_clone.virt import secrets
 from nova_trusted_clone.virt.peers import RpcPeer
@@ -208,9 +209,12 @@ def host_obstacles(host: Host) -> list[str]:
         _ = ground.anchors, ground.policy
     except wiring.ConfigError as error:
         found.append(str(error))
-    directory = pathlib.Path(CONF.trusted_clone.memory_backing_dir)
-    if not os.access(directory if directory.exists() else directory.parent, os.W_OK):
-        found.append(f"memory_backing_dir: {directory}: not there, or not writable")
+    directory = directory_of(pathlib.Path(CONF.trusted_clone.memory_backing_dir))
+    nearest = next(place for place in (directory, *directory.parents) if place.exists())
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        found.append(
+            f"memory_backing_dir: {nearest}: links cannot be laid there; see etc/tmpfiles.d"
+        )
     if not os.access(FUSE, os.R_OK | os.W_OK):
         found.append(f"{FUSE} cannot be opened")
     return found

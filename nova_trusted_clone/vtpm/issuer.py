@@ -35,8 +35,17 @@ _MAX_NAME = 64
 class EkIssuer:
     """Issues EK certificates by the host's vTPM CA."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: bytes) -> None:
-        """:param certificate: the CA's own, DER"""
+    def __init__(
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        certificate: bytes,
+        *,
+        kept_by_host: bool = False,
+    ) -> None:
+        """:param certificate: the CA's own, DER
+        :param kept_by_host: the guests of this host see nothing of their vTPMs (Xen), which each certificate says
+        """
+        self._kept_by_host = kept_by_host
         self._key = key
         self._certificate = certificate
 
@@ -45,9 +54,12 @@ class EkIssuer:
         return "EkIssuer()"
 
     @classmethod
-    def from_files(cls, key_file: pathlib.Path, certificate_file: pathlib.Path) -> EkIssuer:
+    def from_files(
+        cls, key_file: pathlib.Path, certificate_file: pathlib.Path, *, kept_by_host: bool = False
+    ) -> EkIssuer:
         """Read the CA that enrolment installed, both in PEM.
 
+        :param kept_by_host: as for the class
         :raises VtpmError: when they cannot be read or do not belong together
         """
         try:
@@ -61,7 +73,8 @@ class EkIssuer:
             raise VtpmError(f"{key_file}: expected an elliptic-curve key, as enrolment makes it")
         if certificate.public_key() != key.public_key():
             raise VtpmError(f"{certificate_file}: another key's certificate than {key_file}")
-        return cls(key, certificate.public_bytes(serialization.Encoding.DER))
+        der = certificate.public_bytes(serialization.Encoding.DER)
+        return cls(key, der, kept_by_host=kept_by_host)
 
     @property
     def intermediates(self) -> tuple[bytes, ...]:
@@ -84,6 +97,7 @@ class EkIssuer:
                 serial=secrets.randbits(127) + 1,
                 not_before=now_s - CLOCK_SKEW_S,
                 not_after=now_s + TERM_S,
+                kept_by_host=self._kept_by_host,
             )
         except CoreError as error:
             raise VtpmError(f"EK certificate for {name!r}: {error}") from error

@@ -75,6 +75,11 @@ def nothing_left(cloud: Cloud, settle_s: float = SETTLE_S) -> Iterator[None]:
     """The cloud is afterwards as before, given ``settle_s`` to tidy up."""
     before = of_cloud(cloud)
     yield
+    require_same(cloud, before, settle_s)
+
+
+def require_same(cloud: Cloud, before: frozenset[str], settle_s: float = SETTLE_S) -> None:
+    """Wait until there is what was there before, and nothing else."""
     deadline = time.monotonic() + settle_s
     while (now := of_cloud(cloud)) != before:
         if time.monotonic() > deadline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -10,7 +9,6 @@ from labkit import guests, netns
 from labkit.cloud import settings
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
-from labkit.console import Line
 from labkit.process import run
 from openstack.connection import Connection
 
@@ -66,28 +64,6 @@ def test_the_console_log_is_what_the_guest_printed(demo: Connection, web: Server
     """A tenant reads it through Nova."""
     told = demo.compute.get_server_console_output(web.id, length=200)["output"]
     assert "TICK n=" in told
-
-
-def test_disks_of_all_kinds_and_two_networks(make_server: MakeServer, demo: Connection) -> None:
-    """Root, ephemeral and swap disk under the guest's checks; an address on the tenant's own network too."""
-    network = demo.network.create_network(name="back")
-    subnet = demo.network.create_subnet(
-        network_id=network.id, name="back", ip_version=4, cidr="192.168.77.0/24", gateway_ip=None
-    )
-    server = make_server(flavor="disks", networks=("lan", "back"))
-    try:
-        for disk in ("vda", "vdb", "vdc"):
-            server.console.wait_for("DISKCHECK", functools.partial(_is_of, disk), timeout_s=60)
-        own = next(address for address in server.addresses if address.startswith("192.168.77."))
-        server.console.wait_for("NIC", lambda line: line["ip"] == own, timeout_s=60)
-    finally:
-        server.delete()
-        demo.network.delete_subnet(subnet)
-        demo.network.delete_network(network)
-
-
-def _is_of(disk: str, line: Line) -> bool:
-    return line["disk"] == disk
 
 
 def test_a_deleted_server_leaves_nothing(make_server: MakeServer, nothing_left) -> None:  # type: ignore[no-untyped-def]

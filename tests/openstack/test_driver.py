@@ -1,69 +1,31 @@
-"""The compute driver on running services: what a clone is afterwards, and what dies or is deleted in mid clone."""
+"""The compute driver on running services: what dies, is deleted, or is done with source and clone in mid clone."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from labkit import process
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
 
+from tests.openstack import configured
+from tests.openstack.clones import ENDED, PROVISIONAL, SERVING, Clones, ended_in, held
 from tests.openstack.conftest import MakeServer
-from tests.openstack.tenant import LIMIT_S, Running, Tenant
+from tests.openstack.tenant import LIMIT_S, Tenant
 
 NAME = "twin"
 
 
 @pytest.fixture
-def tenant(cloud: Cloud, tmp_path: pathlib.Path) -> Tenant:
-    """Tenant demo."""
-    return Tenant(cloud, tmp_path)
-
-
-@pytest.fixture
-def source(make_server: MakeServer) -> Server:
-    """A running server of this story alone."""
-    return make_server()
-
-
-@pytest.fixture(autouse=True)
-def no_clone_left(tenant: Tenant, source: Server) -> Iterator[None]:
-    """The clones go after the story, the source after them."""
-    yield
-    for record in records(tenant, source):
-        clone_of(source, record).delete()
-
-
-def records(tenant: Tenant, source: Server) -> list[dict]:
-    """The source's clones, as its owner sees them."""
-    listed = tenant.openstack("server", "clone", "list", source.id, "-f", "json")
-    return listed.json() if listed.status == 0 else []  # it may be deleted by now
-
-
-def clone_of(source: Server, record: dict) -> Server:
-    return Server(source.cloud, source.client, source.admin, record["Server ID"])
-
-
-def the_clone(tenant: Tenant, source: Server) -> Server:
-    (record,) = records(tenant, source)
-    return clone_of(source, record)
-
-
-def cloning(tenant: Tenant, source: Server) -> Running:
-    """A clone that is being attested or fetched."""
-    words = ("server", "clone", source.id, "--name", NAME, "--wait", "-f", "json")
-    running = tenant.start(*words)
-    running.wait_until_it_says(f"^{NAME}: (attesting|fetching|restoring|provisional)")
-    return running
-
-
-def ended_in(running: Running) -> str:
-    (row,) = running.done().json()
-    return str(row["Phase"])
+def clones(cloud: Cloud, tmp_path: pathlib.Path, web: Server) -> Iterator[Clones]:
+    """Clones of ``web``, deleted after the story."""
+    made = Clones(Tenant(cloud, tmp_path), web)
+    yield made
+    made.remove()
 
 
 def cut_off(cloud: Cloud, host: str) -> None:
@@ -75,60 +37,204 @@ def cut_off(cloud: Cloud, host: str) -> None:
     service.start()
 
 
-def test_a_clone_is_an_ordinary_server_afterwards(
-    tenant: Tenant, source: Server, nothing_left
-) -> None:
-    """Paused, rebooted, stopped, started and deleted; its source notices nothing of all that."""
-    with nothing_left():
-        assert ended_in(cloning(tenant, source)) == "complete"
-        clone = the_clone(tenant, source)
-        assert clone.says_address() and clone.answers_ping()
-        assert clone.addresses != source.addresses
-        for word, status in (
-            ("pause", "PAUSED"),
-            ("unpause", "ACTIVE"),
-            ("stop", "SHUTOFF"),
-            ("start", "ACTIVE"),
-        ):
-            tenant.openstack("server", word, clone.id).ok()
-            clone.wait_for_status(status)
-        clone.wait_ready()
-        tenant.openstack("server", "reboot", "--hard", "--wait", clone.id).ok()
-        clone.wait_ready()
-        assert clone.answers_ping()
-        clone.delete()
-    assert source.answers_ping()
-
-
-@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize(("side", "until"), [("source", SERVING), ("destination", PROVISIONAL)])
 def test_nova_compute_is_killed_in_mid_clone(
-    cloud: Cloud, tenant: Tenant, source: Server, side: str
+    cloud: Cloud, clones: Clones, side: str, until: str
 ) -> None:
     """Whatever it was doing is taken over by the next one."""
-    running = cloning(tenant, source)
-    killed = source if side == "source" else the_clone(tenant, source)
-    cut_off(cloud, killed.host.name)
-    assert ended_in(running) == "complete"
-    clone = the_clone(tenant, source)
+    with held(clones.source, until) as hold:
+        running = clones.begin(NAME)
+        hold.wait()
+        killed = clones.source if side == "source" else clones.server(NAME)
+        cut_off(cloud, killed.host.name)
+    assert ended_in(running) == ["complete"]
+    clone = clones.server(NAME)
     clone.wait_for_status("ACTIVE")
     assert clone.says_address()
-    assert source.answers_ping()
+    assert clones.source.answers_ping()
 
 
-def test_the_source_is_deleted_in_mid_clone(tenant: Tenant, source: Server) -> None:
-    """Nova waits until the clone has what it needs."""
-    running = cloning(tenant, source)
-    clone = the_clone(tenant, source)
-    source.delete(LIMIT_S)
-    running.done()  # what it says of a source that is gone is the client's own story
-    clone.wait_for_status("ACTIVE")
-    assert clone.says_address()
-    clone.delete()
-
-
-def test_the_clone_is_deleted_in_mid_clone(tenant: Tenant, source: Server, nothing_left) -> None:
+def test_nova_compute_is_killed_while_libvirt_restores_the_clone(
+    cloud: Cloud, clones: Clones, nothing_left
+) -> None:  # type: ignore[no-untyped-def]
+    """Nobody knows then how far that came: the clone ends with this reason, and nothing of it is left."""
     with nothing_left():
-        running = cloning(tenant, source)
-        the_clone(tenant, source).delete()
-        running.done()
-    assert source.answers_ping()
+        with held(clones.source) as hold:
+            running = clones.begin(NAME)
+            hold.wait()
+            destination = clones.server(NAME).host
+            cut_off(cloud, destination.name)
+            assert ended_in(running) == ["failed"]
+        assert "the service ended while the clone was" in clones.record(NAME)["reason"]
+        clones.server(NAME).wait_for_status("ERROR")
+        clones.remove()
+
+
+def test_the_clone_is_deleted_in_mid_clone(clones: Clones, nothing_left) -> None:  # type: ignore[no-untyped-def]
+    with nothing_left():
+        with held(clones.source) as hold:
+            running = clones.begin(NAME)
+            hold.wait()
+            clones.server(NAME).delete()
+        assert ended_in(running) != ["complete"]
+    assert clones.source.answers_ping()
+
+
+def test_the_source_is_deleted_in_mid_clone(
+    cloud: Cloud,
+    make_server: MakeServer,
+    tmp_path: pathlib.Path,
+    nothing_left,  # type: ignore[no-untyped-def]
+) -> None:
+    """Nova waits until the clone has what it needs. Afterwards nothing is left of either."""
+    with nothing_left():
+        clones = Clones(Tenant(cloud, tmp_path), make_server())
+        with held(clones.source) as hold:
+            running = clones.begin(NAME)
+            hold.wait()
+            clone = clones.server(NAME)
+            clones.source.admin.compute.delete_server(clones.source.id)
+            wait_for_task(clones.source)
+        clones.source.delete()
+        running.done()  # what it says of a source that is gone is the client's own story
+        clone.wait_for_status("ACTIVE")
+        assert clone.says_address()
+        clone.delete()
+
+
+def wait_for_task(server: Server) -> None:
+    """Until Nova has begun to do what it was asked for."""
+    assert process.wait_until(lambda: bool(server.shown().task_state), 60, 0.2)
+
+
+def wait_until_idle(server: Server) -> None:
+    """Until it does nothing with the server any more."""
+    assert process.wait_until(lambda: not server.shown().task_state, LIMIT_S, 0.5)
+
+
+# -- what Nova is asked for in mid clone; each returns how it is seen that it was done --
+
+
+def snapshot(server: Server) -> Callable[[], bool]:
+    images = server.client.image
+    made = server.client.compute.create_server_image(server.id, f"of-{server.id}")
+
+    def taken() -> bool:
+        found = images.get_image(made.id).status == "active"
+        images.delete_image(made.id)
+        return found
+
+    return taken
+
+
+def reboot(server: Server) -> Callable[[], bool]:
+    server.client.compute.reboot_server(server.id, "HARD")
+    return lambda: bool(server.wait_ready(LIMIT_S))
+
+
+def live_migration(server: Server) -> Callable[[], bool]:
+    former = server.host
+    wish = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
+    # Older versions answer when the hosts have agreed to it.
+    path = f"/servers/{server.id}/action"
+    server.admin.compute.post(path, json=wish, microversion="2.34").raise_for_status()
+    return lambda: server.host != former
+
+
+def resize(server: Server) -> Callable[[], bool]:
+    """Another host builds it; then it is taken back, so that the next story finds it as it was."""
+    former, compute = server.host, server.client.compute
+    compute.resize_server(server.id, compute.find_flavor("medium", ignore_missing=False))
+
+    def moved() -> bool:
+        server.wait_for_status("VERIFY_RESIZE")
+        there = server.host
+        compute.revert_server_resize(server.id)
+        server.wait_for_status()
+        server.wait_ready(LIMIT_S)
+        return there != former
+
+    return moved
+
+
+def require_done(server: Server, done: Callable[[], bool]) -> None:
+    wait_until_idle(server)
+    assert done()
+    server.wait_for_status()
+    assert server.says_address() and server.answers_ping()
+
+
+@pytest.mark.parametrize("operation", [snapshot, reboot, live_migration, resize])
+def test_what_is_done_with_a_source_waits_for_its_clone(
+    clones: Clones, operation: Callable[[Server], Callable[[], bool]]
+) -> None:
+    with held(clones.source) as hold:
+        running = clones.begin(NAME)
+        hold.wait()
+        done = operation(clones.source)
+        wait_for_task(clones.source)
+        assert clones.record(NAME)["phase"] not in ENDED
+    assert ended_in(running) == ["complete"]
+    require_done(clones.source, done)
+
+
+@pytest.mark.parametrize("operation", [snapshot, reboot, live_migration])
+def test_what_is_done_with_a_clone_waits_until_it_is_complete(
+    clones: Clones, operation: Callable[[Server], Callable[[], bool]]
+) -> None:
+    with held(clones.source, PROVISIONAL) as hold:
+        running = clones.begin(NAME)
+        hold.wait()
+        clone = clones.server(NAME)
+        clone.wait_for_status()
+        done = operation(clone)
+        wait_for_task(clone)
+        assert clones.record(NAME)["phase"] not in ENDED
+    assert ended_in(running) == ["complete"]
+    require_done(clone, done)
+
+
+class TestImpatientHosts:
+    """They wait a second for clones, then do what the operator has them do."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    def impatient(self, cloud: Cloud) -> Iterator[None]:
+        with configured.computes(cloud, protect_limit_s=1, network_limit_s=300):
+            yield
+
+    def test_a_source_is_stopped_and_the_clone_ends_with_that_reason(self, clones: Clones) -> None:
+        source = clones.source
+        with held(source) as hold:
+            running = clones.begin(NAME)
+            hold.wait()
+            source.client.compute.stop_server(source.id)
+            assert ended_in(running) == ["failed"]
+        assert "a stop of the source server" in clones.record(NAME)["reason"]
+        clones.server(NAME).wait_for_status("ERROR")
+        source.wait_for_status("SHUTOFF")
+        source.client.compute.start_server(source.id)
+        source.wait_for_status()
+        source.wait_ready(LIMIT_S)
+        assert source.answers_ping()
+
+    def test_a_clone_is_not_stopped_before_it_is_complete(self, clones: Clones) -> None:
+        """To end it would be to destroy the server; the tenant reads why in its list of events."""
+        with held(clones.source, PROVISIONAL) as hold:
+            running = clones.begin(NAME)
+            hold.wait()
+            clone = clones.server(NAME)
+            clone.wait_for_status()
+            clone.client.compute.stop_server(clone.id)
+            wait_for_task(clone)
+            wait_until_idle(clone)
+            (stop,) = [one for one in actions(clone) if one.action == "stop"]
+            assert stop.message == "Error"
+            assert clone.status == "ACTIVE"
+        assert ended_in(running) == ["complete"]
+        clone.client.compute.stop_server(clone.id)
+        clone.wait_for_status("SHUTOFF")
+
+
+def actions(server: Server) -> list:
+    """What was asked of a server."""
+    return list(server.admin.compute.server_actions(server.id))

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2] / PACKAGE
 
 # From the surfaces down. A package may import its own layer's row only where it is itself.
 LAYERS = (
+    ("dashboard",),
     ("api", "cmd", "virt", "client", "tempest_plugin"),
     ("assembly",),
     ("clone", "conductor"),
@@ -35,6 +36,8 @@ MAY_IMPORT_NOVA = {"api", "virt", "rpc", "objects", "policies", "notifications",
 CORE_MAY_IMPORT = {"cbor2", "cryptography", PACKAGE}
 # A laptop: core alone of this package, and what client-requirements.txt names.
 CLIENT_MAY_IMPORT = {"cliff", "keystoneauth1", "openstack", "osc_lib", "requests", "rich"}
+# Horizon has an environment of its own: core and client of this package, and what Horizon brings.
+DASHBOARD_MAY_IMPORT = {"django", "horizon", "openstack_dashboard"}
 CLIENT_EXTENSIONS = {"novaclient_ext.py": {"novaclient"}}
 CORE_MUST_NOT = {"socket", "threading", "asyncio", "time", "logging", "subprocess", "random", "os"}
 
@@ -100,4 +103,18 @@ def test_the_client_needs_no_server(path):
         else:
             assert parts[0] in sys.stdlib_module_names or parts[0] in allowed, (
                 f"client must not import {name}"
+            )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dashboard").rglob("*.py")), ids=lambda p: p.stem)
+def test_the_dashboard_needs_no_server(path):
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == PACKAGE:
+            assert parts[1:2] in ([], ["dashboard"], ["client"], ["core"]), (
+                f"dashboard must not import {name}"
+            )
+        else:
+            assert parts[0] in sys.stdlib_module_names or parts[0] in DASHBOARD_MAY_IMPORT, (
+                f"dashboard must not import {name}"
             )

@@ -12,6 +12,9 @@ from labkit.paths import CHECKOUT
 
 PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest")
+# Horizon cannot be installed beside nova.
+HORIZON_PYTHON = str(CHECKOUT / ".venv-horizon" / "bin" / "python")
+BROWSER_STORIES = "tests/openstack/horizon"
 LINT = (
     (PYTHON, "-m", "ruff", "check", "."),
     (PYTHON, "-m", "ruff", "format", "--check", "."),
@@ -25,8 +28,12 @@ FUNCTIONAL_LIMIT_S = 300
 # Emulated guests on two shared processors are late now and then. A story that fails is told once more, and the summary says so
 # ("rerun"): what shows there more than once is a fault to look for.
 INTEGRATION_RERUNS = 1
+# Tempest needs an environment of its own and its servers many minutes.
+TEMPEST = "tests/openstack/test_tempest.py"
 # In a cloud a story's longest part is often Nova's own.
 OPENSTACK_LIMIT_S = 900
+# Hosts that are emulated, whose guests are emulated once more.
+XEN_LIMIT_S = 1500
 PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "lint": LINT,
     "unit": ((*PYTEST, "tests/unit", "tests/fuzz"),),
@@ -39,23 +46,37 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
             f"--reruns={INTEGRATION_RERUNS}",
         ),
     ),
+    "xen": ((*PYTEST, "tests/xen", f"--timeout={XEN_LIMIT_S}"),),
     "openstack": (
         (
             *PYTEST,
             "tests/openstack",
+            f"--ignore={TEMPEST}",
+            f"--ignore={BROWSER_STORIES}",
             f"--timeout={OPENSTACK_LIMIT_S}",
             f"--reruns={INTEGRATION_RERUNS}",
         ),
     ),
+    "horizon": (
+        (HORIZON_PYTHON, "-m", "pytest", "tests/dashboard"),
+        (
+            *PYTEST,
+            BROWSER_STORIES,
+            f"--timeout={OPENSTACK_LIMIT_S}",
+            f"--reruns={INTEGRATION_RERUNS}",
+        ),
+    ),
+    "tempest": ((*PYTEST, TEMPEST),),
 }
 
 
-# The stories in a cloud are young, and some of them wait for a quiet machine: they run when they are asked for by name.
-WITHOUT_A_WORD = tuple(name for name in PARTS if name != "openstack")
+# Tempest asks for a venv of its own and tells what the stories in a cloud tell too; those on Xen need two emulated machines
+# and a disk for them. Both run when they are asked for by name.
+WITHOUT_A_WORD = tuple(name for name in PARTS if name not in ("tempest", "xen"))
 
 
 def run(part: str | None, further: Sequence[str]) -> int:
-    """Run one part, or all that need no cloud, and return 1 when anything failed. A failed part does not stop the next.
+    """Run one part, or ``WITHOUT_A_WORD``, and return 1 when anything failed. A failed part does not stop the next.
 
     :param further: arguments for pytest
     """

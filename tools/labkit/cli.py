@@ -49,9 +49,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     # Its own arguments are read by its own code: that needs OpenStack's packages, which the bare hosts do without.
     cloud = commands.add_parser(
-        "cloud", help="a real OpenStack: up, down, status, restart, shell", add_help=False
+        "cloud",
+        help="a real OpenStack: up, down, status, restart, shell, dashboard",
+        add_help=False,
     )
     cloud.add_argument("words", nargs=argparse.REMAINDER)
+    xen = commands.add_parser(
+        "xen", help="two Xen hosts in emulated machines: up, down, status, shell", add_help=False
+    )
+    xen.add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("up", help="start two bare hosts and a guest that checks itself")
     commands.add_parser("down", help="end and remove all of it, the cloud too")
     commands.add_parser("status", help="what of the bare hosts is up")
@@ -68,6 +74,11 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         "--engine",
         action="store_true",
         help="without a cloud: two bare hosts, a guest, and orders that the lab signs itself",
+    )
+    demo.add_argument(
+        "--xen",
+        action="store_true",
+        help="without a cloud: a guest of one emulated Xen host, cloned to the other",
     )
     demo.add_argument(
         "--count",
@@ -92,6 +103,9 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
         help="of the guest, with --engine (default: 256)",
     )
     demo.add_argument(
+        "--horizon", action="store_true", help="leave the dashboard up as well; not with --engine"
+    )
+    demo.add_argument(
         "--keep",
         action="store_true",
         help="leave everything up afterwards, with --engine; the cloud always stays",
@@ -110,11 +124,17 @@ def _run(asked: argparse.Namespace, rest: list[str], lab: Lab) -> int:
         case "up":
             _up(lab)
         case "demo":
+            if asked.xen:
+                return _xen_demo(asked)
             return _engine_demo(lab, asked) if asked.engine else _cloud_demo(asked)
         case "cloud":
             from labkit.cloud import commands
 
             return commands.main(asked.words, say)
+        case "xen":
+            from labkit.xen import commands as xen_commands
+
+            return xen_commands.main(asked.words, say)
         case "bench":
             return checks.bench(rest)
         case "down":
@@ -152,10 +172,29 @@ def _engine_demo(lab: Lab, asked: argparse.Namespace) -> int:
     return 0 if demo.run(lab, options, say, _terminal()) else 1
 
 
+def _xen_demo(asked: argparse.Namespace) -> int:
+    from labkit.xen import demo
+    from labkit.xen.guests import Wish
+    from labkit.xen.hosts import XenHosts
+
+    hosts = XenHosts.at(LabPaths.from_environment())
+    wish = Wish(vtpm=asked.vtpm != "none")
+    good = demo.run(
+        hosts,
+        wish,
+        say,
+        _terminal(),
+        count=asked.count or 1,
+        memory_mode=asked.mode,
+        keep=asked.keep,
+    )
+    return 0 if good else 1
+
+
 def _cloud_demo(asked: argparse.Namespace) -> int:
     from labkit.cloud import demo
 
-    options = demo.Options(asked.count or 2, asked.mode, asked.vtpm)
+    options = demo.Options(asked.count or 2, asked.mode, asked.vtpm, asked.horizon)
     return 0 if demo.run(options, say, _terminal()) else 1
 
 

@@ -124,7 +124,9 @@ def serial_paths(host: Host, server_uuid: str) -> list[pathlib.Path]:
 
 
 def _report(
-    cloning: Cloning, ended: tuple[display.CloneProgress, ...], watches: list[FirstOutput]
+    cloning: Cloning[Guest, Host],
+    ended: tuple[display.CloneProgress, ...],
+    watches: list[FirstOutput],
 ) -> DemoReport:
     clones = [
         _complete(cloning, clone, watch)
@@ -135,7 +137,7 @@ def _report(
     return DemoReport(_guest_report(cloning.source), cloning.pause_s() * 1e3, tuple(clones))
 
 
-def _complete(cloning: Cloning, clone: Ordered, watch: FirstOutput) -> CloneReport:
+def _complete(cloning: Cloning[Guest, Host], clone: Ordered, watch: FirstOutput) -> CloneReport:
     """The counts are those of the evidence, which both hosts have signed."""
     told = cloning.evidence(clone)
     server = _clone_report(cloning, clone)
@@ -150,7 +152,9 @@ def _complete(cloning: Cloning, clone: Ordered, watch: FirstOutput) -> CloneRepo
     )
 
 
-def _failed(cloning: Cloning, clone: Ordered, progress: display.CloneProgress) -> CloneReport:
+def _failed(
+    cloning: Cloning[Guest, Host], clone: Ordered, progress: display.CloneProgress
+) -> CloneReport:
     server = ServerReport(
         clone.name, cloning.destination.name, clone.uuid, "", "", "", "does not run"
     )
@@ -168,7 +172,7 @@ def _guest_report(guest: Guest) -> ServerReport:
     return _server_report(guest.name, guest.host, guest.uuid, guest.console)
 
 
-def _clone_report(cloning: Cloning, clone: Ordered) -> ServerReport:
+def _clone_report(cloning: Cloning[Guest, Host], clone: Ordered) -> ServerReport:
     paths = serial_paths(cloning.destination, clone.uuid)
     if not paths:
         raise LabError(f"{clone.name} is complete, but does not run on {cloning.destination.name}")

@@ -53,14 +53,27 @@ def manufacture(state: pathlib.Path, vendor_config: pathlib.Path, name: str) -> 
     process.run(command)
 
 
-def power_on(sandbox: Sandbox, state: pathlib.Path, socket: pathlib.Path) -> Process:
+def _share_lock(path: pathlib.Path, group: int) -> None:
+    """The file by which users of a TPM without a resource manager take turns is the group's too."""
+    path.touch()
+    os.chown(path, 0, group)
+    path.chmod(0o660)
+
+
+def power_on(
+    sandbox: Sandbox, state: pathlib.Path, socket: pathlib.Path, group: int | None = None
+) -> Process:
     """Start the TPM at ``socket`` (commands) and ``socket``.ctrl (control) after a TPM2_Startup(CLEAR).
 
     The control socket's name is the one that libtss2's swtpm transport expects.
+
+    :param group: whose members may use it, as a device's; None: root alone
     """
     control = socket.with_name(socket.name + ".ctrl")
     command = [*sandbox.enter(), "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}"]
-    command += ["--server", f"type=unixio,path={socket}", "--ctrl", f"type=unixio,path={control}"]
+    shared = "" if group is None else f",mode=0660,gid={group}"
+    command += ["--server", f"type=unixio,path={socket}{shared}"]
+    command += ["--ctrl", f"type=unixio,path={control}{shared}"]
     command += [
         "--flags",
         "not-need-init,startup-clear",
@@ -69,6 +82,8 @@ def power_on(sandbox: Sandbox, state: pathlib.Path, socket: pathlib.Path) -> Pro
     ]
     for path in (socket, control):
         path.unlink(missing_ok=True)
+    if group is not None:
+        _share_lock(socket.with_name(socket.name + ".lock"), group)
     running = process.start(command, state / "swtpm.out")
     running.save(state / "swtpm.json")
     ready = process.wait_until(

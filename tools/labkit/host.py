@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import grp
 import pathlib
 
 from labkit import boot, hardware_tpm, libvirtd, process
@@ -23,6 +24,11 @@ class Host(Node):
     """
 
     migrates: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether its programs have users of their own, as on an installed host; otherwise all is root's."""
+        return False
 
     @property
     def shared(self) -> pathlib.Path:
@@ -71,8 +77,10 @@ class Host(Node):
 
     def up(self, vendor_config: pathlib.Path) -> None:
         """Start everything of the host; what was started is left to ``down`` when a step fails."""
-        self.base.mkdir(mode=0o700, parents=True)
-        self.run_dir.mkdir(mode=0o700, parents=True)
+        # Users of their own go through, and list nothing.
+        mode = 0o711 if self.installed else 0o700
+        self.base.mkdir(mode=mode, parents=True)
+        self.run_dir.mkdir(mode=mode, parents=True)
         _share(self.base / "shared", self.shared)
         _share(self.base / "state", self.state_path)
         libvirtd.configure(
@@ -80,14 +88,23 @@ class Host(Node):
             self.run_dir,
             self.memory_backing_dir,
             self.address if self.migrates else None,
+            installed=self.installed,
         )
         self._own_vtpm_authority()
+        self._furnish()
         self.sandbox.create()
+        self._cover()
         hardware_tpm.manufacture(self.base / "tpm", vendor_config, self.name)
         self.reboot()
         self.run(["ip", "link", "add", BRIDGE, "type", "bridge"])
         self.run(["ip", "link", "set", BRIDGE, "up"])
         libvirtd.start(self.sandbox, self.uri, self.migrates)
+
+    def _furnish(self) -> None:
+        """Put into its directory what its namespaces need besides."""
+
+    def _cover(self) -> None:
+        """Mount over what its programs shall not see, once its namespaces are there."""
 
     def reboot(self, firmware: str = boot.FIRMWARE) -> None:
         """Do to the TPM what a reboot of the host does: start it anew and measure a boot into it.
@@ -97,7 +114,8 @@ class Host(Node):
         running = Process.load(self.base / "tpm" / "swtpm.json")
         if running is not None:
             running.end()
-        hardware_tpm.power_on(self.sandbox, self.base / "tpm", self.tpm_socket)
+        group = grp.getgrnam("tss").gr_gid if self.installed else None
+        hardware_tpm.power_on(self.sandbox, self.base / "tpm", self.tpm_socket, group)
         boot.measure(self.tpm, self.event_log, self.name, firmware)
 
     def _own_vtpm_authority(self) -> None:

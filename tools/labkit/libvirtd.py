@@ -15,29 +15,34 @@ from labkit.sandbox import Sandbox
 
 START_LIMIT_S = 30.0
 
-# root: the lab is one machine's toy and its images lie below a directory that only root may enter. No security driver, no
-# cgroups, no device namespaces: each would need systemd or a kernel that a container rarely has.
+# No security driver, no cgroups, no device namespaces: each would need systemd or a kernel that a container rarely has.
 QEMU_CONF = """\
-user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
 security_driver = "none"
 cgroup_controllers = [ ]
 namespaces = [ ]
 stdio_handler = "file"
 memory_backing_dir = "{memory}"
-swtpm_user = "root"
-swtpm_group = "root"
 relaxed_acs_check = 1
 max_core = 0
 """
+# The bare hosts: one machine's toy, whose images lie below a directory that only root may enter.
+ALL_ROOT = """\
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+swtpm_user = "root"
+swtpm_group = "root"
+"""
+# An installed host: Debian's libvirt has its own users for QEMU and swtpm when none is named.
+INSTALLED = ""
 
 LIBVIRTD_CONF = """\
 listen_tls = 0
 listen_tcp = {listens}
 auth_tcp = "none"
-unix_sock_group = "root"
+unix_sock_group = "{group}"
+unix_sock_rw_perms = "0770"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
 unix_sock_dir = "{sockets}"
@@ -48,11 +53,17 @@ log_outputs = "2:file:{log}"
 
 
 def configure(
-    base: pathlib.Path, sockets: pathlib.Path, memory: pathlib.Path, migration: str | None = None
+    base: pathlib.Path,
+    sockets: pathlib.Path,
+    memory: pathlib.Path,
+    migration: str | None = None,
+    *,
+    installed: bool = False,
 ) -> None:
     """Write the host's /etc/libvirt into ``base/etc``: Debian's, with our two files, and nothing that starts by itself.
 
     :param migration: the address at which live migrations arrive; the daemon then takes TCP from all who reach the host
+    :param installed: QEMU and swtpm are users of their own, and who is in group libvirt may connect; otherwise all is root's
     """
     etc = base / "etc"
     if not etc.exists():
@@ -64,10 +75,15 @@ def configure(
     log = base / "log" / "libvirtd.log"
     log.parent.mkdir(exist_ok=True)
     arrivals = f'migration_address = "{migration}"\n' if migration else ""
-    (etc / "qemu.conf").write_text(QEMU_CONF.format(memory=memory) + arrivals)
+    users = INSTALLED if installed else ALL_ROOT
+    (etc / "qemu.conf").write_text(QEMU_CONF.format(memory=memory) + users + arrivals)
     (etc / "libvirtd.conf").write_text(
         LIBVIRTD_CONF.format(
-            sockets=sockets, host_uuid=uuid.uuid4(), log=log, listens=int(migration is not None)
+            sockets=sockets,
+            host_uuid=uuid.uuid4(),
+            log=log,
+            listens=int(migration is not None),
+            group="libvirt" if installed else "root",
         )
     )
 

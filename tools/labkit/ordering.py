@@ -3,25 +3,101 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import secrets
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from labkit.agent import PEER_PORT
 from labkit.display import CloneProgress
+from labkit.domain import Disk
 from labkit.errors import LabError
-from labkit.guests import Guest, new_mac
-from labkit.host import BRIDGE, Host
-from labkit.operator import Operator
-from nova_trusted_clone.clone.authority import CloneTerms
+from labkit.guests import new_mac
+from labkit.host import BRIDGE
+from nova_trusted_clone.clone.authority import Authority, CloneTerms
 from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.protocol import evidence
 from nova_trusted_clone.transport import rpc
 
 NONCE_BYTES = 32
 ENDED = frozenset(("complete", "failed"))
+
+
+class AnyHost(Protocol):
+    """A host of the lab, by its name and the address at which others reach it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def address(self) -> str:
+        """Its address."""
+
+
+class AnyDefinition(Protocol):
+    """What an order says of a server."""
+
+    @property
+    def memory_mib(self) -> int:
+        """Its memory."""
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """Its disks."""
+
+    @property
+    def macs(self) -> tuple[str, ...]:
+        """Its network cards."""
+
+
+class AnyGuest(Protocol):
+    """A guest that was started on a host."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID."""
+
+    @property
+    def host(self) -> Any:
+        """Its host."""
+
+    @property
+    def definition(self) -> AnyDefinition:
+        """What it is."""
+
+
+class AnyAgent(Protocol):
+    """The agent of a host."""
+
+    @property
+    def admin(self) -> rpc.Client:
+        """Calls it as the operator does."""
+
+
+class AnyOperator(Protocol):
+    """Whoever signs orders and reaches the agents."""
+
+    @property
+    def authority(self) -> Authority:
+        """The operator's authority."""
+
+    @property
+    def policy(self) -> pathlib.Path:
+        """The policy file."""
+
+    def agent(self, host: Any, /) -> AnyAgent:
+        """The agent of a host."""
+
+
+Source = TypeVar("Source", bound=AnyGuest)
+Destination = TypeVar("Destination", bound=AnyHost)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +115,15 @@ class Ordered:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloning:
+class Cloning(Generic[Source, Destination]):
     """One freeze of ``source`` and its clones on ``destination``.
 
     :ivar ended_s: when a clone was first seen to have ended, seconds from the order, by clone id
     """
 
-    operator: Operator
-    source: Guest
-    destination: Host
+    operator: AnyOperator
+    source: Source
+    destination: Destination
     group: str
     clones: tuple[Ordered, ...]
     ordered_at: float
@@ -107,15 +183,15 @@ class Cloning:
 
 
 def order(
-    operator: Operator,
-    source: Guest,
-    destination: Host,
+    operator: AnyOperator,
+    source: Source,
+    destination: Destination,
     *,
     count: int = 1,
     memory_mode: str = "lazy",
     vtpm_mode: str = "new",
     via: tuple[str, int] | None = None,
-) -> Cloning:
+) -> Cloning[Source, Destination]:
     """Order ``count`` clones of ``source`` from one freeze.
 
     :param via: address and port to which the source sends its messages, when not the destination's own
@@ -141,9 +217,9 @@ def order(
 
 
 def _order_one(
-    operator: Operator,
-    source: Guest,
-    destination: Host,
+    operator: AnyOperator,
+    source: AnyGuest,
+    destination: AnyHost,
     group: bytes,
     number: int,
     memory_mode: str,
@@ -186,7 +262,7 @@ def _order_one(
     return clone, raw
 
 
-def verdict_text(operator: Operator, told: bytes, nonce: bytes) -> str:
+def verdict_text(operator: AnyOperator, told: bytes, nonce: bytes) -> str:
     """What the offline verifier says of a file of evidence."""
     verdict, _ = evidence.verify_evidence(
         told, operator.authority.anchors(), Policy.parse(operator.policy.read_bytes()), nonce

@@ -103,7 +103,8 @@ class Sandbox:
         return (self.base / "holder.log").read_text()[-500:].strip()
 
     def _mount_script(self) -> str:
-        binds = [*self._directories, *BOUND_FILES]
+        # What holds another's place first.
+        binds = sorted([*self._directories, *BOUND_FILES], key=lambda bind: bind[1].count("/"))
         return "\n".join(
             [
                 # First, so that whatever runs inside from now on is found by it.

@@ -27,6 +27,13 @@ index_query = {
     },
     "additionalProperties": False,
 }
+project_query = {
+    **index_query,
+    "properties": {
+        **index_query["properties"],  # type: ignore[dict-item]
+        "all_projects": parameter_types.single_param(parameter_types.boolean),
+    },
+}
 show_query = _NO_QUERY
 evidence_query = _NO_QUERY
 

@@ -64,12 +64,12 @@ class ViewBuilder(common.ViewBuilder):
         }
 
     def index(
-        self, req: Any, server_id: str, records: Sequence[Record], *, hosts: bool
+        self, req: Any, path: str, records: Sequence[Record], *, hosts: bool
     ) -> dict[str, Any]:
-        """A page of records, with a link to the next where there may be one."""
+        """A page of the records at ``path``, with a link to the next where there may be one."""
         rows = [_record(record, hosts) for record in records]
         page: dict[str, Any] = {"trusted_clones": rows}
-        links = self._get_collection_links(req, rows, f"servers/{server_id}/trusted-clones", "id")
+        links = self._get_collection_links(req, rows, path, "id")
         if links:
             page["trusted_clones_links"] = links
         return page

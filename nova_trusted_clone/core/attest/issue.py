@@ -97,6 +97,10 @@ def issue_ak_certificate(
     return _sign(_as_leaf(builder, Role.ATTESTATION, key.public_key), ca_key)
 
 
+# The organization in the EK certificate of a vTPM whose guest cannot use it.
+KEPT_BY_HOST = "kept by the host, not seen by the guest"
+
+
 def issue_ek_certificate(
     vtpm_ca_key: SigningKey,
     vtpm_ca_cert: bytes,
@@ -106,10 +110,15 @@ def issue_ek_certificate(
     serial: int,
     not_before: int,
     not_after: int,
+    kept_by_host: bool = False,
 ) -> bytes:
-    """Return the certificate, DER, of a vTPM's EK; ``name`` is for people."""
+    """Return the certificate, DER, of a vTPM's EK; ``name`` is for people.
+
+    :param kept_by_host: the guest itself sees no TPM; the certificate says so (``KEPT_BY_HOST``), and with it all evidence
+    """
     issuer = certificate.read(vtpm_ca_cert, "vTPM authority").parsed.subject
-    builder = _builder(_name(name), issuer, ek_public_key, serial, not_before, not_after)
+    subject = _name(name, KEPT_BY_HOST if kept_by_host else "")
+    builder = _builder(subject, issuer, ek_public_key, serial, not_before, not_after)
     return _sign(_as_leaf(builder, Role.VTPM, ek_public_key), vtpm_ca_key)
 
 

@@ -13,6 +13,7 @@ import binascii
 import dataclasses
 import hashlib
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from nova_trusted_clone.core.attest import strict_json
@@ -129,6 +130,27 @@ class Conversation:
         }
 
 
+def read(data: bytes) -> Conversation:
+    """Decode a file of evidence, not judged; raise :class:`MalformedInput` if it cannot be."""
+    raw, _ = _parse(data)
+    return Conversation.read(raw)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The checks of one message, or of the file.
+
+    :ivar name: one of ``PARTS``
+    """
+
+    name: str
+    verdict: Verdict
+
+
+# ``file``: the nonce, and what is said in plain words beside what the messages say.
+PARTS = ("file", "order", *NAMES)
+
+
 def verify_evidence(
     data: bytes,
     anchors: TrustAnchors,
@@ -142,14 +164,32 @@ def verify_evidence(
     :param at_time: when certificates have to be valid, in seconds since 1970; the order's issue
         unless given
     """
+    parts, told = verify_parts(data, anchors, policy, nonce, at_time)
+    return Verdict.joined(part.verdict for part in parts), told
+
+
+def verify_parts(
+    data: bytes,
+    anchors: TrustAnchors,
+    policy: Policy,
+    nonce: bytes,
+    at_time: int | None = None,
+) -> tuple[tuple[Part, ...], dict[str, Any] | None]:
+    """Judge a file of evidence, part by part: the checks are those of :func:`verify_evidence`."""
     try:
         raw, claimed = _parse(data)
         talk = Conversation.read(raw)
         verdict = Verdict.equal("trusted-clone.evidence.nonce", talk.order.tenant_nonce, nonce)
-        verdict += judge(talk, anchors, policy, at_time)
+        parts = (Part("file", verdict), *judge_parts(talk, anchors, policy, at_time))
         told = talk.summary()
     except CoreError as error:
-        return Verdict.malformed(error), None
+        return (Part("file", Verdict.malformed(error)),), None
+    parts = (*parts, Part("file", _same_summary(told, claimed)))
+    return parts, told if all(part.verdict.ok for part in parts) else None
+
+
+def _same_summary(told: dict[str, Any], claimed: dict[str, Any]) -> Verdict:
+    verdict = Verdict()
     for key in sorted({*told, *claimed}):
         verdict += Verdict.of(
             f"trusted-clone.evidence.summary.{key[:40]}",
@@ -157,7 +197,7 @@ def verify_evidence(
             str(claimed.get(key, "nothing"))[:200],
             str(told.get(key, "no such entry"))[:200],
         )
-    return verdict, told if verdict.ok else None
+    return verdict
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -197,22 +237,29 @@ def judge(
 ) -> Verdict:
     """Make every judgement of both sides. Stops where a failure leaves nothing for the next to
     stand on."""
+    return Verdict.joined(part.verdict for part in judge_parts(talk, anchors, policy, at_time))
+
+
+def judge_parts(
+    talk: Conversation, anchors: TrustAnchors, policy: Policy, at_time: int | None = None
+) -> Iterator[Part]:
+    """Judge message after message, as :func:`judge` does."""
     now = talk.order.issued_at if at_time is None else at_time
     verdict, ordered = order.verify_signed(talk.signed, anchors, now)
     if ordered is None:
-        return verdict
-    verdict += order.check_terms(ordered, policy)
+        yield Part("order", verdict)
+        return
+    yield Part("order", verdict + order.check_terms(ordered, policy))
     ground = proofs.Ground(talk.signed.order_bytes, ordered, anchors, policy, now)
     first, second = talk.challenge, talk.answer
     t1 = transcript.first(ground.order_bytes, ordered, first.nonce, first.channel_certificate)
     t2 = transcript.second(t1, second.nonce, second.channel_certificate)
     judged, source = checks.challenge(ground, first, t1)
-    verdict += judged
+    yield Part("challenge", judged)
     judged, destination = checks.answer(ground, second, t2)
-    verdict += judged
-    if source is None or destination is None:
-        return verdict
-    return verdict + _judge_rest(talk, ground, t2, source, destination)
+    yield Part("answer", judged)
+    if source is not None and destination is not None:
+        yield from _judge_rest(talk, ground, t2, source, destination)
 
 
 def _judge_rest(
@@ -221,17 +268,18 @@ def _judge_rest(
     t2: bytes,
     source: proofs.ProvenHost,
     destination: proofs.ProvenHost,
-) -> Verdict:
-    verdict, confirmed = checks.confirmation(source, talk.confirmation, t2)
+) -> Iterator[Part]:
+    judged, confirmed = checks.confirmation(source, talk.confirmation, t2)
+    yield Part("confirmation", judged)
     n3 = talk.confirmation.nonce
     judged, linked, clone_vtpm = checks.vtpm_statement(ground, destination, talk.vtpm, t2, n3)
-    verdict += judged
+    yield Part("vtpm", judged)
     judged, offering, source_vtpm = checks.page_key(
         ground, confirmed or source, clone_vtpm, talk.page_key, t2
     )
-    verdict += judged
+    yield Part("page_key", judged)
     judged, _ = checks.final(offering or confirmed or source, talk.final, t2, talk.page_key)
-    verdict += judged
+    yield Part("final", judged)
     judged, _ = checks.receipt(
         ground,
         linked or destination,
@@ -242,4 +290,4 @@ def _judge_rest(
         talk.vtpm_bytes,
         (clone_vtpm, source_vtpm),
     )
-    return verdict + judged
+    yield Part("receipt", judged)

@@ -21,11 +21,16 @@ _SHORT_NAME = 20
 GUESSES = 256
 
 
+def directory_of(memory_backing_dir: pathlib.Path) -> pathlib.Path:
+    """Where libvirt has domains' memory; it gives the directory to QEMU's user whenever it starts."""
+    return memory_backing_dir / "libvirt" / "qemu"
+
+
 class MemoryLinks:
     """The links of one restore."""
 
     def __init__(self, memory_backing_dir: pathlib.Path, name: str) -> None:
-        self._directory = memory_backing_dir / "libvirt" / "qemu"
+        self._directory = directory_of(memory_backing_dir)
         self._name = name[:_SHORT_NAME]
 
     def path(self, domain_id: int) -> pathlib.Path:

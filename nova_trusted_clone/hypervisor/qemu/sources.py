@@ -52,6 +52,7 @@ class FrozenSources:
         self._files: list[FileSource] = []
         self._memory: list[RamSource] = []
         self._handed: tuple[ProcessId, tuple[int, int]] | None = None
+        self._has_nothing_to_drain = False
         self.sources: dict[int, SegmentSource] = {}
 
     def take_memory(self, process: ProcessId, descriptors: tuple[int, int]) -> None:
@@ -70,6 +71,10 @@ class FrozenSources:
         blocks = {r.name: r.size_bytes for r, source in regions if source.get("type") == "memory"}
         if blocks:
             self._capture.expect(blocks)
+        else:
+            # The memory is a file already: nobody will send anything.
+            self._capture.close()
+            self._has_nothing_to_drain = True
         for region, source in regions:
             try:
                 self.sources[region.id] = self._open(region, dict(source))
@@ -85,7 +90,8 @@ class FrozenSources:
             self._disks.append(disk)
             return disk
         if kind == "file":
-            file = FileSource(region, pathlib.Path(source["path"]))
+            path, offset_bytes = pathlib.Path(source["path"]), int(source.get("offset", 0))
+            file = FileSource(region, path, offset_bytes)
             self._files.append(file)
             return file
         raise ValueError(f"source type {kind!r}")
@@ -134,7 +140,7 @@ class FrozenSources:
             "pages_there": there,
             "pages_read_in_place": sum(memory.read_in_place for memory in self._memory),
             "pages_compared": self._capture.compared_pages,
-            "drain_ended": self._capture.ended,
+            "drain_ended": self._capture.ended or self._has_nothing_to_drain,
             "drain_bytes": self._capture.bytes_read,
             "drain_seconds": self._capture.seconds,
             "failed": self.failed_reason,

@@ -51,6 +51,19 @@ class TrustedCloneTest(manager.ScenarioTest):
         )
         return found
 
+    def require_answers(self, server: dict[str, Any]) -> None:
+        """The server is reached on its own address, as ``validation.connect_method`` says, and logged into."""
+        if not CONF.validation.run_validation:
+            return
+        shown = self.servers_client.show_server(server["id"])["server"]
+        address = self.get_server_ip(shown)
+        if CONF.trusted_clone.guest_login:
+            self.check_vm_connectivity(
+                address, private_key=self.keypair["private_key"], server=shown
+            )
+        else:
+            self.assertTrue(self.ping_ip_address(address, server=shown), f"{address} is silent")
+
     def clone(self, server: dict[str, Any], **wanted: Any) -> dict[str, Any]:
         """Order clones; their servers go with the test."""
         made: dict[str, Any] = self.clones_client.create(server["id"], **wanted)

@@ -214,6 +214,7 @@ class CloneConductor:
     """Keeps groups and records in memory, as the real one does in its database."""
 
     target = messaging.Target(version="1.0")
+    ENDED = ("complete", "failed", "aborted")
 
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, Any]] = {}
@@ -259,6 +260,13 @@ class CloneConductor:
     def begin(self, context: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Open a group."""
         self._told("begin")
+        for row in self.records:
+            if row["source_id"] == request["source_server"] and row["phase"] not in self.ENDED:
+                raise Conflict(
+                    f"The server is being cloned already: clone {row['id']} is {row['phase']}. Wait until that is complete, "
+                    "or abort it",
+                    "trusted-clone.source.busy",
+                )
         self.groups[request["group"]] = request
         return {"nonce": request.get("nonce") or "5a" * 16}
 
@@ -295,6 +303,7 @@ class CloneConductor:
             for row in self.records
             if wanted.get("server") in (None, row["server_id"], row["source_id"])
             and wanted.get("source_server") in (None, row["source_id"])
+            and wanted.get("project_id") in (None, row["project_id"])
             and row["phase"] == wanted.get("phase", row["phase"])
         ]
         if "marker" in wanted:

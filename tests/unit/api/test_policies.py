@@ -29,7 +29,7 @@ def test_the_sample_has_every_rule_with_its_path_and_what_it_is_for():
 
 def test_names_are_novas_kind_of_names():
     names = [rule.name for rule in policies.list_rules()]
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 8
     assert all(name.startswith("os_compute_api:trusted-clone:") for name in names)
 
 
@@ -38,6 +38,7 @@ TABLE = {
     rules.CREATE: {ADMIN: True, MEMBER: True, READER: False, OTHER: False},
     rules.CREATE_HOST: {ADMIN: True, MEMBER: False, READER: False, OTHER: False},
     rules.INDEX: {ADMIN: True, MEMBER: True, READER: True, OTHER: False},
+    rules.INDEX_ALL: {ADMIN: True, MEMBER: False, READER: False, OTHER: False},
     rules.SHOW: {ADMIN: True, MEMBER: True, READER: True, OTHER: False},
     rules.SHOW_HOSTS: {ADMIN: True, MEMBER: False, READER: False, OTHER: False},
     rules.EVIDENCE: {ADMIN: True, MEMBER: True, READER: True, OTHER: False},
@@ -51,6 +52,7 @@ REQUESTS = {
     rules.CREATE: ("POST", "/servers/{source}/action", {"trustedClone": {}}),
     rules.CREATE_HOST: ("POST", "/servers/{source}/action", {"trustedClone": {"host": "host-a"}}),
     rules.INDEX: ("GET", _LIST, None),
+    rules.INDEX_ALL: ("GET", "/trusted-clones?all_projects=1", None),
     rules.SHOW: ("GET", _LIST + "/{clone}", None),
     rules.SHOW_HOSTS: ("GET", _LIST + "/{clone}", None),
     rules.EVIDENCE: ("GET", _LIST + "/{clone}/evidence", None),

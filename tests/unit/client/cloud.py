@@ -225,6 +225,17 @@ class Cloud:
         )
         return 200, {"trusted_clones": page} | links
 
+    def _list_all(self, *, body: Any, query: str) -> Reply:
+        self._look()
+        rows = list(reversed(self.records.values()))
+        asked = re.search(r"marker=([^&]*)", query)
+        if asked:
+            rows = rows[[row["id"] for row in rows].index(asked[1]) + 1 :]
+        limit = re.search(r"limit=([0-9]+)", query)
+        most = min(self.page_size, int(limit[1])) if limit else self.page_size
+        links = {"trusted_clones_links": [{"rel": "next", "href": "http://elsewhere/"}]}
+        return 200, {"trusted_clones": rows[:most]} | (links if rows[most:] else {})
+
     def _show(self, server: str, clone: str, *, body: Any, query: str) -> Reply:
         row = self.records.get(clone)
         if server not in self.servers or row is None:
@@ -248,7 +259,7 @@ class Cloud:
         return 202, None
 
     def _versions(self, *, body: Any, query: str) -> Reply:
-        version = {"id": "v1.0", "status": "CURRENT", "updated": TIME.format("00"), "links": []}
+        version = {"id": "v1.1", "status": "CURRENT", "updated": TIME.format("00"), "links": []}
         return (200, {"versions": [version]}) if self.offers_clones else _missing("/trusted-clone")
 
     def _root(self, *, body: Any, query: str) -> Reply:
@@ -259,6 +270,7 @@ _ID = "([^/]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", "/compute/v2.1/?", Cloud._root),
     ("GET", "/compute/v2.1/trusted-clone", Cloud._versions),
+    ("GET", "/compute/v2.1/trusted-clones", Cloud._list_all),
     ("GET", "/compute/v2.1/servers(?:/detail)?", Cloud._find_servers),
     ("GET", f"/compute/v2.1/servers/{_ID}", Cloud._get_server),
     ("POST", f"/compute/v2.1/servers/{_ID}/action", Cloud._act),

@@ -85,6 +85,7 @@ def test_what_the_fake_answers_is_what_the_api_answers(
     cloud.evidence[first.id] = recorded.evidence
     for _ in PHASES:
         clones.list(source)
+        clones.page(limit=1)
         clones.show(source, first.id)
     clones.evidence(source, first.id)
     clones.abort(source, second.id)

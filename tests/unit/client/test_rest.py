@@ -217,6 +217,30 @@ class TestRecords:
             clones.list(source)
 
 
+class TestTheProject:
+    def test_its_records_come_by_pages_newest_first(self, cloud: Cloud, clones: TrustedClones):
+        source = cloud.server("web")
+        made = [cloud.record(source, cloud.server(f"c-{n}"))["id"] for n in range(3)]
+        page, more = clones.page(limit=2)
+        assert ([clone.id for clone in page], more) == ([made[2], made[1]], True)
+        page, more = clones.page(limit=2, marker=page[-1].id)
+        assert ([clone.id for clone in page], more) == ([made[0]], False)
+
+    def test_a_marker_is_an_id(self, clones: TrustedClones):
+        with pytest.raises(ValueError, match="badly formed"):
+            clones.page(limit=2, marker="x&all_projects=1")
+
+    def test_a_cloud_that_knows_no_list_of_them(self, cloud: Cloud, clones: TrustedClones):
+        """Version 1.0, and a cloud without trusted clones."""
+        reply(cloud, "GET", "/trusted-clones", {"itemNotFound": {"message": "x"}}, 404)
+        with pytest.raises(errors.NotFound):
+            clones.page(limit=2)
+        cloud.offers_clones = False
+        reply(cloud, "GET", "/trusted-clones", {"itemNotFound": {"message": "x"}}, 404)
+        with pytest.raises(errors.Unsupported):
+            clones.page(limit=2)
+
+
 class TestEvidence:
     def test_it_comes_as_the_bytes_of_a_file(self, cloud: Cloud, clones: TrustedClones, recorded):
         server = cloud.server("c")

@@ -428,6 +428,18 @@ def test_a_server_that_nova_gave_up_ends_with_novas_fault(cloud):
     assert "No valid host was found" in cloud.record().reason
 
 
+def test_a_server_that_nova_gave_up_is_asked_for_its_fault_once_more(cloud):
+    """It comes a moment after the state; one that never comes is not waited for."""
+    cloud.ask_for(1)
+    cloud.nova.said[server(0)] = Said(Word.GAVE_UP)
+    cloud.clock.passes(5)
+    stale(cloud)
+    assert cloud.phases() == ["scheduling"]
+    cloud.clock.passes(45)
+    stale(cloud)
+    assert (cloud.record().phase, cloud.record().code) == ("failed", "trusted-clone.server.error")
+
+
 def test_a_server_that_nova_gave_up_after_a_host_failed_has_that_hosts_checks_in_its_record(cloud):
     attempt = cloud.ordered()[0]
     why = moves_why("PCR 4 of right is bad", "trusted-clone.policy.pcr-4")

@@ -17,7 +17,7 @@ from alembic.runtime import migration as alembic_migration
 from nova_trusted_clone.db import migration, models
 from nova_trusted_clone.db.clones import Change, Evidence
 from nova_trusted_clone.db.engine import Database
-from nova_trusted_clone.db.groups import Claiming, NotOfThisGroup, Situation
+from nova_trusted_clone.db.groups import Claiming, NotOfThisGroup, Situation, SourceBusy
 from nova_trusted_clone.db.purge import purge
 from nova_trusted_clone.db.store import Store
 from nova_trusted_clone.objects.clone import (
@@ -180,6 +180,38 @@ class Contract:
         made = group()
         found = at_once(lambda n: store.groups.begin(dataclasses.replace(made, nonce=f"{n:032x}")))
         assert len({one.nonce for one in found}) == 1
+
+    def begun(self, store: Store, wanted: Group) -> str:
+        """How a request for clones was taken."""
+        try:
+            return store.groups.begin(wanted).id
+        except SourceBusy as error:
+            return str(error)
+
+    def test_of_requests_for_one_source_at_once_one_is_taken(self, store):
+        source = str(uuid.uuid4())
+        wanted = [group(source_server=source) for _ in range(THREADS)]
+        found = at_once(lambda n: self.begun(store, wanted[n]))
+        (taken,) = [one for one in wanted if one.id in found]
+        assert [one for one in found if one != taken.id] == [
+            "another request for clones of it is being taken up at this moment"
+        ] * (THREADS - 1)
+        assert [one.id for one in wanted if store.groups.get(one.id)] == [taken.id]
+
+    def test_of_requests_after_one_that_is_over_one_is_taken(self, store):
+        former, (record,) = self.recorded(store)
+        wanted = [group(source_server=former.source_server) for _ in range(THREADS)]
+        assert self.begun(store, wanted[0]) == f"clone {record.id} is scheduling"
+        over = dataclasses.replace(record, phase=Phase.COMPLETE)
+        store.clones.change(record.server_id, lambda seen, _: Change(over))
+        found = at_once(lambda n: self.begun(store, wanted[n]))
+        assert len({one.id for one in wanted} & set(found)) == 1
+
+    def test_a_request_after_one_that_was_taken_back(self, store):
+        former = store.groups.begin(group())
+        store.groups.cancel(former.id)
+        wanted = group(source_server=former.source_server)
+        assert self.begun(store, wanted) == wanted.id
 
     def test_the_same_servers_registered_at_once_have_one_record_each(self, store):
         made = store.groups.begin(group())

@@ -47,6 +47,10 @@ function database_connection_url {
     echo "mysql+pymysql://root:secret@192.0.2.1/$1?charset=utf8"
 }
 
+function systemd-tmpfiles {
+    called systemd-tmpfiles "$(cat)"
+}
+
 function is_package_installed {
     return 1
 }

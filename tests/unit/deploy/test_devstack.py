@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import getpass
 import importlib
 import json
 import pathlib
+import runpy
 import shutil
 import sqlite3
 import stat
@@ -130,6 +132,25 @@ def test_the_compute_api_is_ours(configured: Stage) -> None:
     )
 
 
+def test_where_horizon_is_enabled_the_dashboard_has_the_panel(tmp_path: pathlib.Path) -> None:
+    made = Stage(tmp_path, services="n-api,n-cpu,tempest,horizon")
+    made.set_up()
+    furnish(made)
+    local = tmp_path / "horizon" / "openstack_dashboard" / "local"
+    (local / "enabled").mkdir(parents=True)
+    where = {"HORIZON_DIR": str(tmp_path / "horizon")}
+    made.phase("stack", "post-config", **where)
+    made.phase("stack", "post-config", **where)
+    (enabled,) = (local / "enabled").iterdir()
+    assert runpy.run_path(str(enabled))["PANEL"] == "trusted_clones"
+    (snippet,) = (local / "local_settings.d").iterdir()
+    set_ = runpy.run_path(str(snippet))
+    assert pathlib.Path(set_["TRUSTED_CLONE_ANCHORS_FILE"]).read_text()
+    assert Policy.parse(pathlib.Path(*set_["TRUSTED_CLONE_POLICY_FILES"]).read_bytes()).hosts
+    made.phase("clean", **where)
+    assert not list(local.rglob("*.py"))
+
+
 def test_the_conductor_alone_knows_the_database(configured: Stage) -> None:
     own = configured.etc / "conductor.conf"
     assert mode(own) == 0o600
@@ -168,6 +189,9 @@ def test_libvirt_finds_clones_memory_and_this_hosts_vtpm_ca(configured: Stage) -
 def test_qemu_goes_through_to_a_store_and_into_nothing_else(configured: Stage) -> None:
     for place in ("state", "ram", "ram/libvirt", "ram/libvirt/qemu"):
         assert mode(configured.data / place) == 0o711, place
+    links = configured.data / "ram/libvirt/qemu"
+    (access,) = [call for call in configured.calls() if call.startswith("systemd-tmpfiles ")]
+    assert access == f"systemd-tmpfiles a+ {links} - - - - user:{getpass.getuser()}:rwx"
     assert mode(configured.etc / "identity") == 0o700
     assert {mode(path) for path in (configured.etc / "identity").iterdir()} == {0o600}
 

@@ -8,9 +8,13 @@ import pathlib
 import re
 
 import pytest
+from oslo_privsep.priv_context import PrivContext
+from oslo_rootwrap import wrapper
 
 from nova_trusted_clone.clone.stores import Store
 from nova_trusted_clone.conf import opts
+from nova_trusted_clone.hypervisor.qemu import memorylinks
+from nova_trusted_clone.privsep import guest_memory_pctxt, mounts_pctxt
 
 ETC = pathlib.Path(__file__).resolve().parents[3] / "etc"
 STATE = pathlib.Path(next(o for o in opts.PLACES if o.dest == "state_path").default)
@@ -80,3 +84,17 @@ def test_selinux_names_every_class_and_type_that_it_uses() -> None:
         declared = re.search(rf"class {kind} (\{{[^}}]*\}}|\w+);", required)
         assert declared, kind
         assert wanted <= set(declared[1].strip("{} ").split()), kind
+
+
+@pytest.mark.parametrize("context", [guest_memory_pctxt, mounts_pctxt])
+def test_rootwrap_starts_both_daemons_with_no_list_of_ours(context: PrivContext) -> None:
+    """It starts any privsep-helper, as the install guide says."""
+    command = ["privsep-helper", "--config-file", "/etc/nova/nova.conf"]
+    command += ["--privsep_context", context.pypath, "--privsep_sock_path", "/tmp/x/privsep.sock"]
+    assert any(one.match(command) for one in wrapper.load_filters([]))
+
+
+def test_nova_gets_where_links_to_memory_are_laid_though_libvirtd_takes_the_directory() -> None:
+    text = (ETC / "tmpfiles.d" / "nova-trusted-clone.conf").read_text()
+    links = memorylinks.directory_of(pathlib.Path("/var/lib/nova-trusted-clone-ram"))
+    assert f"a+ {links} - - - - user:nova:rwx" in text.splitlines()

@@ -7,7 +7,7 @@ import json
 import pathlib
 
 import pytest
-from labkit.cloud import bringup, clients, compute, ini, nova, settings, trusted
+from labkit.cloud import bringup, clients, compute, horizon, ini, nova, settings, trusted
 from labkit.cloud.cloud import Cloud
 from labkit.errors import LabError
 from labkit.paths import LabPaths
@@ -59,6 +59,13 @@ def test_every_step_needs_only_steps_that_there_are(cloud: Cloud, plain: bool) -
     assert {"compute-host-a", "compute-host-b", "nova-api"} <= set(plan["hosts-known"].needs)
 
 
+@pytest.mark.parametrize("service", ["nova-conductor", "nova-scheduler", "nova-api", "neutron"])
+def test_who_asks_keystone_waits_for_its_user(cloud: Cloud, service: str) -> None:
+    """Some ask once, at their start, and end when Keystone does not know them."""
+    plan = {step.name: step for step in bringup.plan(cloud)}
+    assert "identity" in plan[service].needs
+
+
 def test_a_host_knows_no_database(cloud: Cloud) -> None:
     """What a host holds must not open the cloud's records to whoever takes the host over."""
     (host, _) = cloud.computes
@@ -100,6 +107,28 @@ def test_there_is_a_cloud_in_clouds_yaml_for_the_administrator_and_each_tenant(
     clouds = json.loads(clients.clouds_file(cloud.control).read_text())["clouds"]
     assert set(clouds) == {"admin", "demo", "other"}
     assert clouds["demo"]["auth"]["project_name"] == "demo"
+
+
+def test_the_dashboard_judges_by_the_operators_files_and_has_a_key_of_its_own(
+    cloud: Cloud, tmp_path: pathlib.Path
+) -> None:
+    control = cloud.control
+    horizon.configure(control)
+    (file,) = control.conf.glob("horizon/local/local_settings.py")
+    written = file.read_text().partition("ALLOWED_HOSTS")
+    values: dict[str, object] = {}
+    exec("".join(written[1:]), values)
+    operator = control.paths.hosts / "operator"
+    assert values["TRUSTED_CLONE_ANCHORS_FILE"] == str(operator / "anchors.pem")
+    assert values["TRUSTED_CLONE_POLICY_FILES"] == [str(operator / "policy.json")]
+    assert values["OPENSTACK_KEYSTONE_URL"] == settings.AUTH_URL
+    assert values["DEBUG"] is False
+    other = Cloud.at(LabPaths(tmp_path / "other", tmp_path / "cache")).control
+    horizon.configure(other)
+    assert (
+        str(values["SECRET_KEY"])
+        not in (other.conf / "horizon" / "local" / "local_settings.py").read_text()
+    )
 
 
 def test_a_cloud_and_a_bare_lab_can_be_up_at_one_time(

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from nova_trusted_clone.ports import Identity
+from nova_trusted_clone.rpc.errors import Conflict, Refused
 from nova_trusted_clone.virt import reception
 from nova_trusted_clone.virt.reception import CloneEnded, Ending, Mismatch, Reception, Receptions
 
@@ -131,3 +132,15 @@ def test_receptions_are_found_by_server_and_by_clone(awaited: Reception, engine:
     assert all_of_them.of_server(SERVER) is awaited
     all_of_them.remove(awaited)
     assert all_of_them.of_server(SERVER) is None
+
+
+def test_a_host_that_is_not_enrolled_leaves_the_clone_to_another() -> None:
+    ending = reception.unclaimed(
+        Refused("host host-b is not enrolled", "trusted-clone.order.host-not-enrolled")
+    )
+    assert ending.refused_here
+    assert ending.code == "trusted-clone.order.host-not-enrolled"
+
+
+def test_a_clone_that_has_ended_is_no_other_hosts_either() -> None:
+    assert not reception.unclaimed(Conflict("the clone is aborted")).refused_here

@@ -23,6 +23,7 @@ from labkit.cloud import (
     placement,
     resources,
     settings,
+    ssh,
     steps,
     switch,
     trusted,
@@ -151,7 +152,8 @@ def _nova(cloud: Cloud) -> list[Step]:
     made = [
         Step("identity", partial(cloud.ask, identity.set_up), ("keystone",), "users, endpoints"),
         Step("nova-tables", partial(nova.make_database, control), ("database",)),
-        Step("nova-conductor", conductor.start, ("nova-tables", "broker")),
+        # Unlike the others it asks Keystone at its start, once: it would end with the answer that nobody knows it.
+        Step("nova-conductor", conductor.start, ("nova-tables", "broker", "identity")),
         Step("nova-scheduler", scheduler.start, ("nova-tables", "broker", "identity")),
         Step("nova-api", api.start, ("nova-tables", "broker", "identity"), "Nova"),
     ]
@@ -198,14 +200,24 @@ def _start_agents(node: CloudNode) -> None:
 def _computes(cloud: Cloud) -> list[Step]:
     needs = ["identity", "placement", "neutron-asked", "nova-conductor"]
     needs += [] if cloud.plain else ["enrolment", "trusted-conductor"]
+    hosts = tuple(host.name for host in cloud.computes)
     return [
-        Step(
-            f"compute-{host.name}",
-            partial(_start_compute, host, cloud.plain),
-            (host.name, f"switch-{host.name}", *needs),
-        )
-        for host in cloud.computes
+        Step("ssh", partial(_start_ssh, cloud), hosts),
+        *(
+            Step(
+                f"compute-{host.name}",
+                partial(_start_compute, host, cloud.plain),
+                (host.name, f"switch-{host.name}", *needs),
+            )
+            for host in cloud.computes
+        ),
     ]
+
+
+def _start_ssh(cloud: Cloud) -> None:
+    ssh.configure(cloud.computes)
+    for host in cloud.computes:
+        ssh.start(host)
 
 
 def _start_compute(host: Compute, plain: bool) -> None:

@@ -7,11 +7,13 @@ from labkit.cloud import (
     compute,
     database,
     glance,
+    horizon,
     keystone,
     messaging,
     neutron,
     nova,
     placement,
+    ssh,
     switch,
     trusted,
 )
@@ -37,12 +39,13 @@ def _control(control: Control) -> tuple[Service, ...]:
         *neutron.server_services(control),
         *nova.services(control),
         trusted.conductor(control),
+        horizon.service(control),
         *_node(control),
     )
 
 
 def _host(host: Compute) -> tuple[Service, ...]:
-    return (*_node(host), switch.watch(host), compute.service(host))
+    return (*_node(host), ssh.service(host), switch.watch(host), compute.service(host))
 
 
 def _node(node: CloudNode) -> tuple[Service, ...]:

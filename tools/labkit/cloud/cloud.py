@@ -11,7 +11,7 @@ from typing import TypeVar
 from openstack.connection import Connection
 
 from labkit import netns, process
-from labkit.cloud import bringup, catalog, clients, settings
+from labkit.cloud import bringup, catalog, clients, rights, settings
 from labkit.cloud.nodes import CloudNode, Compute, Control
 from labkit.cloud.service import Service
 from labkit.lab import Lab, Report
@@ -99,9 +99,14 @@ class Cloud(Lab):
         """Logs are those of this cloud, not of one before."""
         shutil.rmtree(self.paths.log, ignore_errors=True)
         super()._make_directories()
+        if rights.ordinary(self.paths):
+            for directory in (self.paths.run, self.paths.hosts):
+                directory.chmod(0o711)
 
     def _bring_up(self, report: Report) -> None:
         began = time.monotonic()
+        if not rights.ordinary(self.paths):
+            report("the checkout cannot be read by other users: nova-compute and QEMU run as root")
         bringup.run(self, report)
         report(f"the cloud is ready after {time.monotonic() - began:.0f} s")
 

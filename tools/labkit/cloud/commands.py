@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 from openstack.connection import Connection
 from openstack.exceptions import SDKException
 
-from labkit.cloud import clients, settings
+from labkit import forward
+from labkit.cloud import clients, horizon, settings
 from labkit.cloud.cloud import Cloud
 from labkit.errors import LabError
 from labkit.lab import Report
+
+# On loopback, for a browser of this machine or at the other end of ssh -L.
+PORT = 8080
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -46,6 +50,8 @@ def _run(asked: argparse.Namespace, say: Report) -> int:
             for name in asked.services:
                 cloud.service(name).restart()
                 say(f"{name} runs anew")
+        case "dashboard":
+            _dashboard(cloud, asked.port, say)
         case "shell":
             _shell(cloud, asked)
     return 0
@@ -62,6 +68,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("status", help="what runs, and which servers there are")
     restart = commands.add_parser("restart", help="end services and start them anew")
     restart.add_argument("services", nargs="+", metavar="SERVICE", help="a name that status shows")
+    dashboard = commands.add_parser(
+        "dashboard", help="Horizon, at a port of this machine's loopback, until Ctrl-C"
+    )
+    dashboard.add_argument("--port", type=int, default=PORT, help=f"the port (default: {PORT})")
     _add_shell(commands)
 
 
@@ -91,6 +101,29 @@ def usage(say: Report) -> None:
     say("tools/lab cloud shell                          the openstack client, as the administrator")
     say("tools/lab cloud shell --as demo openstack server list    one command, as a tenant")
     say("tools/lab cloud down                           the end of it")
+
+
+def dashboard_usage(say: Report) -> None:
+    """The lines that tell a person how to look at the dashboard."""
+    say(f"the dashboard: {horizon.url()} inside the cloud's network")
+    for user in (*settings.TENANTS, settings.ADMIN):
+        say(f"  log in as {user}, password {settings.PASSWORD}, domain default")
+    say(f"tools/lab cloud dashboard                      the same at http://127.0.0.1:{PORT}/")
+
+
+def _dashboard(cloud: Cloud, port: int, say: Report) -> None:
+    """Start it unless it runs, and let browsers of this machine in."""
+    if not cloud.is_up:
+        raise LabError("the cloud is not up; tools/lab cloud up starts it")
+    say("starting the dashboard")
+    horizon.start(cloud.control)
+    target = (settings.CONTROL, settings.HORIZON)
+    with forward.Forwarder(port, cloud.control.sandbox.holder.pid, target) as forwarder:
+        say(f"http://{forward.LOOPBACK}:{forwarder.port}/ until Ctrl-C")
+        try:
+            forwarder.serve_forever()
+        except KeyboardInterrupt:
+            say("the dashboard stays up inside the cloud")
 
 
 def _status(cloud: Cloud, say: Report) -> None:

@@ -12,7 +12,7 @@ from openstack.exceptions import SDKException
 from rich.console import Console as Terminal
 
 from labkit import display
-from labkit.cloud import clients, commands, report, servers
+from labkit.cloud import clients, commands, horizon, report, servers
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.report import CloneRow, ServerRow
 from labkit.cloud.servers import Server
@@ -36,6 +36,7 @@ class Options:
     count: int = 2
     memory: str = "lazy"
     vtpm: str = "new"
+    horizon: bool = False
 
 
 def run(options: Options, say: Report, terminal: Terminal) -> bool:
@@ -50,12 +51,17 @@ def run(options: Options, say: Report, terminal: Terminal) -> bool:
         say("the cloud is up already")
     else:
         cloud.up(say)
+    if options.horizon:
+        say("the dashboard: its static files are collected and compressed")
+        horizon.start(cloud.control)
     try:
         good = cloud.inside(lambda: _Demo(cloud, options, say, terminal).run())
     except SDKException as error:
         raise LabError(f"the cloud answers: {error}") from error
     say("the cloud stays up:")
     commands.usage(say)
+    if options.horizon:
+        commands.dashboard_usage(say)
     return good
 
 

@@ -13,6 +13,10 @@ from labkit.process import Word
 PASTE = "glance-api-paste.ini"
 
 
+# Nova sends a snapshot in chunks, larger than uWSGI takes by itself.
+CHUNKS = ("--chunked-input-limit", str(64 << 20), "--chunked-input-timeout", "60")
+
+
 def _directory(control: Control) -> pathlib.Path:
     return control.conf / "glance"
 
@@ -51,4 +55,4 @@ def service(control: Control) -> Service:
     """The API."""
     environment = {"OS_GLANCE_CONFIG_DIR": str(_directory(control))}
     module = ("--module", "glance.wsgi.api:application")
-    return wsgi(control, "glance", settings.GLANCE, module, environment)
+    return wsgi(control, "glance", settings.GLANCE, module, environment, further=CHUNKS)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
+import shutil
 
+from labkit.cloud import rights
 from labkit.host import Host
 from labkit.node import Node
+from labkit.paths import CHECKOUT
 from labkit.sandbox import Binds
 
+KVM = pathlib.Path("/dev/kvm")
 # Open vSwitch, and libvirt when it asks Open vSwitch, have these places compiled in.
 SWITCH_BINDS: Binds = (
     ("ovs-run", "/run/openvswitch"),
@@ -80,8 +85,54 @@ class Compute(CloudNode, Host):
 
     migrates: bool = True
 
-    def up(self, vendor_config: pathlib.Path) -> None:
-        """As any host, with the places of a node of the cloud."""
-        super().up(vendor_config)
-        for directory in (self.conf, self.data, self.records):
+    @property
+    def installed(self) -> bool:
+        """It is, where that is possible."""
+        return rights.ordinary(self.paths)
+
+    @property
+    def binds(self) -> Binds:
+        """Those of every node, its own keys for ssh, and an /etc of its own: it has users that the machine has not."""
+        etc = rights.BINDS if self.installed else ()
+        return (*super().binds, ("ssh", "/etc/ssh"), *etc)
+
+    def _furnish(self) -> None:
+        """What the install guide has an operator do before nova-compute is configured."""
+        for directory in (self.conf, self.data, self.records, self.nova_files):
             directory.mkdir()
+        if not self.installed:
+            return
+        rights.furnish(self.base, self.conf)
+        rights.allow_freezes()
+        rights.give(rights.NOVA_ID, self.nova_files)
+        localca = self.base / "swtpm-localca"
+        localca.mkdir()
+        shutil.chown(localca, rights.TPM, rights.TPM)
+
+    def _cover(self) -> None:
+        """No host has KVM: where QEMU found it and its user may not open it, libvirtd asks QEMU for its abilities anew at
+        each turn, some seconds every time."""
+        if not self.installed or not KVM.exists():
+            return
+        closed = self.base / "no-kvm"
+        closed.touch(mode=0o000)
+        closed.chmod(0o000)
+        self.run(["mount", "--bind", closed, KVM])
+
+    def up(self, vendor_config: pathlib.Path) -> None:
+        """As any host, with the places that systemd-tmpfiles makes on an installed one."""
+        super().up(vendor_config)
+        if self.installed:
+            self.run(["systemd-tmpfiles", "--create", self._tmpfiles()])
+
+    def _tmpfiles(self) -> pathlib.Path:
+        """The project's file, with this host's places."""
+        text = (CHECKOUT / "etc" / "tmpfiles.d" / "nova-trusted-clone.conf").read_text()
+        for place, own in (
+            ("/var/lib/nova-trusted-clone-ram", self.memory_backing_dir),
+            ("/var/lib/nova-trusted-clone", self.state_path),
+        ):
+            text = re.sub(rf"{place}(?=[ /])", str(own), text)
+        path = self.conf / "tmpfiles.conf"
+        path.write_text(text)
+        return path

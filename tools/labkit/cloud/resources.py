@@ -33,7 +33,7 @@ class Flavor:
 FLAVORS = (
     Flavor("small"),
     Flavor("medium", ram_mib=256, vcpus=2),
-    Flavor("disks", ephemeral_gib=1, swap_mib=64),
+    Flavor("disks", vcpus=2, ephemeral_gib=1, swap_mib=64),
     Flavor("guarded", extra_specs=GUARDED_VTPM),
     Flavor("plain", extra_specs={}),
 )

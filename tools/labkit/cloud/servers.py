@@ -137,17 +137,19 @@ def create(
     name: str,
     flavor: str = "small",
     networks: tuple[str, ...] = (resources.NETWORK,),
+    image: str = resources.IMAGE,
     **further: Any,
 ) -> Server:
-    """Ask for a server of the lab's image.
+    """Ask for a server of the lab's image, or of another.
 
     :param client: whose it shall be
+    :param image: a name or an ID
     :param further: what Nova's API takes besides
     """
     made = client.compute.create_server(
         name=name,
         flavor_id=client.compute.find_flavor(flavor, ignore_missing=False).id,
-        image_id=client.image.find_image(resources.IMAGE, ignore_missing=False).id,
+        image_id=client.image.find_image(image, ignore_missing=False).id,
         networks=[
             {"uuid": client.network.find_network(one, ignore_missing=False).id} for one in networks
         ],

@@ -6,7 +6,7 @@ import dataclasses
 import http.client
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from labkit import netns, process
 from labkit.cloud import settings
@@ -135,17 +135,21 @@ def wsgi(
     application: tuple[str, str],
     environment: Mapping[str, str],
     threads: int = 8,
+    further: Sequence[Word] = (),
+    home: pathlib.Path = settings.BIN.parent,
 ) -> Service:
     """An API under uWSGI.
 
     :param application: uWSGI's option that names it, and its value
+    :param home: the virtual environment that it is installed in
     """
     # uWSGI closes connections that keep-alive clients still believe in: told beforehand, they do not.
     command: list[Word] = [
         settings.BIN / "uwsgi",
-        *("--http-socket", f"{node.address}:{port}", *application, "--home", settings.BIN.parent),
+        *("--http-socket", f"{node.address}:{port}", *application, "--home", home),
         *("--master", "--processes", "1", "--threads", str(threads), "--enable-threads"),
         *("--lazy-apps", "--need-app", "--die-on-term", "--buffer-size", "65535"),
         *("--add-header", "Connection: close"),
+        *further,
     ]
     return Service(name, node, tuple(command), answers(node, port), environment, port)

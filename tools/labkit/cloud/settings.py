@@ -33,11 +33,12 @@ GLANCE = 9292
 NOVA = 8774
 NEUTRON = 9696
 BARBICAN = 9311
+HORIZON = 8000
 
 # -- who --
 REGION = "RegionOne"
-# One for all: who gets at it is root on this machine already.
-PASSWORD = "lab"
+# One for all: who gets at it is root on this machine already. Long enough to be found wherever it is told.
+PASSWORD = "known-to-this-lab-alone"
 SERVICE_USERS = ("nova", "glance", "neutron", "placement", "barbican")
 ADMIN = "admin"
 # Projects of tenants, each with a user of its name.

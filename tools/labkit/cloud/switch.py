@@ -19,6 +19,8 @@ from labkit.node import Node
 
 SOCKET = "/run/openvswitch/db.sock"
 CONNECTION = f"unix:{SOCKET}"
+# For who is not root: os-vif, by its own default.
+LOOPBACK = "tcp:127.0.0.1:6640"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 DATABASE = "/etc/openvswitch/conf.db"
 DATAPATH = "netdev"
@@ -41,6 +43,7 @@ def services(node: CloudNode) -> tuple[Service, Service]:
         "ovsdb-server",
         DATABASE,
         f"--remote=punix:{SOCKET}",
+        "--remote=ptcp:6640:127.0.0.1",
         "--no-chdir",
         "-vconsole:warn",
     )

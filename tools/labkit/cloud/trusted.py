@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
-from labkit.cloud import database, ini, nova, settings
+from labkit.cloud import database, ini, nova, rights, settings
 from labkit.cloud.nodes import Compute, Control
 from labkit.cloud.service import Service
+from labkit.host import Host
 from labkit.lab import Lab
 from labkit.operator import Operator
+from labkit.swtpm_config import LocalAuthority
 
 DRIVER = "trusted_clone.LibvirtDriver"
 ROUTER = "nova_trusted_clone.api.router:APIRouterV21.factory"
 DATABASE = "trusted_clone"
+PUBLISHED = "published"
 # A host that went away is given up soon, as tests wait for it.
 LIMITS = {"message_timeout_s": 10, "network_limit_s": 20}
 
@@ -23,7 +27,36 @@ def enrol(lab: Lab) -> Operator:
     for host in lab.hosts:
         operator.enrol(host)
         operator.learn(host)
+        if host.installed:
+            hand_over(host)
+    _publish(operator)
     return operator
+
+
+def hand_over(host: Host) -> None:
+    """Give what enrolment made, as root, to those who use it: nova, and swtpm the key that certifies guests' vTPMs."""
+    rights.give(rights.NOVA_ID, host.identity)
+    seen, own = pathlib.Path("/var/lib/swtpm-localca"), host.base / "swtpm-localca"
+    made = []
+    for name, mode in (("vtpm-ca.key", 0o400), ("vtpm-ca.pem", 0o444)):
+        copy = own / f"trusted-clone-{name}"
+        shutil.copyfile(host.identity / name, copy)
+        shutil.chown(copy, rights.TPM)
+        copy.chmod(mode)
+        made.append(seen / copy.name)
+    key, certificate = made
+    LocalAuthority(key, certificate, seen).write(
+        host.base, platform=host.name, visible_at=pathlib.Path("/etc")
+    )
+
+
+def _publish(operator: Operator) -> None:
+    """Lay what every host and tenant may read beside what only the authority may; a later change shows in both."""
+    place = operator.policy.parent.with_name(PUBLISHED)
+    place.mkdir()
+    for path in (operator.anchors, operator.policy):
+        path.chmod(0o644)
+        (place / path.name).hardlink_to(path)
 
 
 def _operator_files(lab_hosts: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
@@ -34,7 +67,8 @@ def _operator_files(lab_hosts: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path
 
 def compute_options(host: Compute) -> ini.Sections:
     """For nova-compute: our driver, and who the host is."""
-    _, anchors, policy = _operator_files(host.paths.hosts)
+    place = host.paths.hosts / PUBLISHED
+    anchors, policy = place / "anchors.pem", place / "policy.json"
     return {
         "DEFAULT": {"compute_driver": DRIVER},
         "trusted_clone": {

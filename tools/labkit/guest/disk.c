@@ -109,11 +109,15 @@ static void *check_disk(void *argument)
 
 static int open_disk(struct disk *disk, unsigned index)
 {
-    char path[32];
+    char path[16];
 
-    snprintf(disk->name, sizeof disk->name, "vd%c", 'a' + (int)index);
-    snprintf(path, sizeof path, "/dev/vd%c", 'a' + (int)index);
+    snprintf(path, sizeof path, "/dev/vd%c", 'a' + (char)index);
     disk->file = open(path, O_RDWR | O_DIRECT);
+    if (disk->file < 0) { /* Xen's name */
+        snprintf(path, sizeof path, "/dev/xvd%c", 'a' + (char)index);
+        disk->file = open(path, O_RDWR | O_DIRECT);
+    }
+    snprintf(disk->name, sizeof disk->name, "%.7s", path + strlen("/dev/"));
     if (disk->file < 0)
         return 0;
     disk->first = index == 0 ? (uint64_t)options.boot_mib * (1 << 20) / PAGE_BYTES : 0;

@@ -22,7 +22,8 @@ from labkit.errors import LabError
 SOURCES = pathlib.Path(__file__).resolve().parent
 # The kernel for virtual machines: small, with the TPM and packet sockets built in.
 META_PACKAGE = "linux-image-cloud-amd64"
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng")
+# For QEMU's devices and for Xen's; each is at home on one of them.
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "xen_blkfront", "xen_netfront")
 # A switch in user space hands on what the guest's driver sent: a checksum left to hardware would be left to nobody.
 PARAMETERS = {"virtio_net": "csum=0 gso=0"}
 BUSYBOX = pathlib.Path("/bin/busybox")

@@ -15,7 +15,13 @@ import pytest
 from nova_trusted_clone.core.attest.policy import Policy
 from nova_trusted_clone.core.attest.verdict import Verdict
 from nova_trusted_clone.core.protocol import actions, messages
-from nova_trusted_clone.core.protocol.evidence import NAMES, verify_evidence
+from nova_trusted_clone.core.protocol.evidence import (
+    NAMES,
+    PARTS,
+    read,
+    verify_evidence,
+    verify_parts,
+)
 from tests.unit.core.world import NOW, Authorities, Exchange, World
 
 WORLD = World()
@@ -55,6 +61,25 @@ def remade(name: str, kind: type[Any], **fields: Any) -> dict[str, Any]:
         evidence["messages"][name] = base64.b64encode(data).decode()
 
     return changed(change)
+
+
+def test_the_parts_are_the_whole_by_message() -> None:
+    """Whoever shows the checks beside the host that they are about makes no other checks."""
+    data = json.dumps(EVIDENCE).encode()
+    parts, summary = verify_parts(data, WORLD.authorities.anchors, WORLD.policy, NONCE)
+    assert {part.name for part in parts} == set(PARTS)
+    assert Verdict.joined(part.verdict for part in parts) == judge(EVIDENCE)
+    assert all(part.verdict.ok for part in parts)
+    assert summary == read(data).summary()
+
+
+def test_a_part_that_fails_is_the_message_that_was_changed() -> None:
+    evidence = remade("receipt", messages.Receipt, manifest_root=bytes(32))
+    parts, summary = verify_parts(
+        json.dumps(evidence).encode(), WORLD.authorities.anchors, WORLD.policy, NONCE
+    )
+    assert {part.name for part in parts if not part.verdict.ok} == {"receipt"}
+    assert summary is None
 
 
 def test_honest_evidence_convinces() -> None:

@@ -1,0 +1,202 @@
+/* The few calls of libxenlight and libxenctrl for which there is no binding. Each lets the interpreter's other threads run.
+ *
+ * Only the saver's process loads this: libxenlight forks a helper of its own and wants to be told when that ends.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <libxl.h>
+#include <xenctrl.h>
+#include <xenguest.h>
+#include <xentoollog.h>
+
+static libxl_ctx *context;
+static xc_interface *control;
+
+/* Both are opened once: between the suspend and the resume there is no time for it. */
+static int open_both(void)
+{
+    if (!context) {
+        xentoollog_logger *logger = (xentoollog_logger *)xtl_createlogger_stdiostream(stderr, XTL_WARN, 0);
+        if (!logger || libxl_ctx_alloc(&context, LIBXL_VERSION, 0, logger)) {
+            context = NULL;
+            PyErr_SetString(PyExc_OSError, "libxl cannot be opened: is this dom0, and the user root?");
+            return 0;
+        }
+    }
+    if (!control && !(control = xc_interface_open(NULL, NULL, 0))) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return 0;
+    }
+    return 1;
+}
+
+static PyObject *xl_error(const char *what, int code)
+{
+    return PyErr_Format(PyExc_OSError, "%s: libxl error %d", what, code);
+}
+
+static int domain_info(uint32_t domain, xc_dominfo_t *found)
+{
+    int count;
+
+    Py_BEGIN_ALLOW_THREADS
+    count = xc_domain_getinfo(control, domain, 1, found);
+    Py_END_ALLOW_THREADS
+    if (count != 1 || found->domid != domain) {
+        PyErr_Format(PyExc_ProcessLookupError, "there is no domain %u", domain);
+        return 0;
+    }
+    return 1;
+}
+
+static PyObject *open_libraries(PyObject *self, PyObject *arguments)
+{
+    (void)self;
+    (void)arguments;
+    if (!open_both())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Left on by a saver that was killed, it is turned off first: Xen refuses to turn it on twice. */
+static int try_log_dirty(uint32_t domain)
+{
+    int code, error;
+
+    Py_BEGIN_ALLOW_THREADS
+    xc_shadow_control(control, domain, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
+    code = xc_shadow_control(control, domain, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0) < 0 ? -1 : 0;
+    error = errno;
+    if (code == 0)
+        xc_shadow_control(control, domain, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
+    Py_END_ALLOW_THREADS
+    errno = error;
+    return code;
+}
+
+static PyObject *logs_dirty(PyObject *self, PyObject *arguments)
+{
+    unsigned int domain;
+    xc_dominfo_t found;
+
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "I", &domain) || !open_both() || !domain_info(domain, &found))
+        return NULL;
+    if (try_log_dirty(domain) == 0)
+        Py_RETURN_TRUE;
+    if (errno == EOPNOTSUPP || errno == EINVAL)
+        Py_RETURN_FALSE;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *suspend(PyObject *self, PyObject *arguments)
+{
+    unsigned int domain;
+    int file, live, code;
+
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "Iip", &domain, &file, &live) || !open_both())
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    code = libxl_domain_suspend(context, domain, file, live ? LIBXL_SUSPEND_LIVE : 0, NULL);
+    Py_END_ALLOW_THREADS
+    if (code)
+        return xl_error("suspend", code);
+    Py_RETURN_NONE;
+}
+
+static PyObject *is_suspended(PyObject *self, PyObject *arguments)
+{
+    unsigned int domain;
+    xc_dominfo_t found;
+
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "I", &domain) || !open_both() || !domain_info(domain, &found))
+        return NULL;
+    return PyBool_FromLong(found.shutdown && found.shutdown_reason == SHUTDOWN_suspend);
+}
+
+static PyObject *resume(PyObject *self, PyObject *arguments)
+{
+    unsigned int domain;
+    int code;
+
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "I", &domain) || !open_both())
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    code = libxl_domain_resume(context, domain, 1, NULL);
+    Py_END_ALLOW_THREADS
+    if (code)
+        return xl_error("resume", code);
+    Py_RETURN_NONE;
+}
+
+/* The leaves of a policy, in the layout of the stream's record. */
+static PyObject *leaves_of(xc_cpu_policy_t *policy)
+{
+    uint32_t leaves = 0, registers = 0;
+    xen_cpuid_leaf_t *leaf = NULL;
+    xen_msr_entry_t *msr = NULL;
+    PyObject *result = NULL;
+
+    if (xc_cpu_policy_get_size(control, &leaves, &registers))
+        return PyErr_SetFromErrno(PyExc_OSError);
+    leaf = calloc(leaves, sizeof *leaf);
+    msr = calloc(registers, sizeof *msr);
+    if (!leaf || !msr)
+        PyErr_NoMemory();
+    else if (xc_cpu_policy_serialise(control, policy, leaf, &leaves, msr, &registers))
+        PyErr_SetFromErrno(PyExc_OSError);
+    else
+        result = PyBytes_FromStringAndSize((const char *)leaf, (Py_ssize_t)(leaves * sizeof *leaf));
+    free(leaf);
+    free(msr);
+    return result;
+}
+
+static PyObject *host_policy(PyObject *self, PyObject *arguments)
+{
+    int hvm;
+    xc_cpu_policy_t *policy;
+    PyObject *result;
+
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "p", &hvm) || !open_both())
+        return NULL;
+    policy = xc_cpu_policy_init();
+    if (!policy)
+        return PyErr_NoMemory();
+    if (xc_cpu_policy_get_system(control, hvm ? XEN_SYSCTL_cpu_policy_hvm_max : XEN_SYSCTL_cpu_policy_pv_max, policy))
+        result = PyErr_SetFromErrno(PyExc_OSError);
+    else
+        result = leaves_of(policy);
+    xc_cpu_policy_destroy(policy);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    { "open", open_libraries, METH_NOARGS, "Open both libraries, so that no later call waits for it." },
+    { "logs_dirty", logs_dirty, METH_VARARGS, "logs_dirty(domain): whether Xen can log the pages that it writes to; it does not afterwards." },
+    { "suspend", suspend, METH_VARARGS, "suspend(domain, file, live): save it into a file; it stays suspended." },
+    { "is_suspended", is_suspended, METH_VARARGS, "is_suspended(domain): whether it has suspended itself." },
+    { "resume", resume, METH_VARARGS, "resume(domain): let a suspended one go on as if it had not been." },
+    { "host_policy", host_policy, METH_VARARGS, "host_policy(hvm): the most of CPUID that this Xen offers to a domain." },
+    { NULL, NULL, 0, NULL },
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_xl", "Calls of libxenlight. Errors are OSError.", -1, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__xl(void)
+{
+    return PyModule_Create(&definition);
+}

@@ -1,0 +1,54 @@
+"""Two Xen hosts, enrolled and with agents, for a whole run of these tests; a guest for each story."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
+
+from labkit.paths import CHECKOUT, LabPaths
+from labkit.xen import guests
+from labkit.xen.fleet import Fleet
+from labkit.xen.guests import Wish, XenGuest
+from labkit.xen.hosts import XenHosts
+
+StartGuest = Callable[[Wish], XenGuest]
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """Both hosts and their operator."""
+    paths = LabPaths.from_environment()
+    if not os.environ.get("LAB_DIR"):
+        paths = LabPaths(CHECKOUT / ".lab" / f"test-xen-{os.getpid()}", paths.cache)
+    hosts = XenHosts.at(paths)
+    hosts.up(print)
+    try:
+        made = Fleet(hosts)
+        made.prepare(require_generation_id=False, allow_without_vtpm=True)
+        yield made
+    finally:
+        hosts.down()
+
+
+@pytest.fixture
+def start_guest(fleet: Fleet) -> Iterator[StartGuest]:
+    """Start guests on the source host; they end with the story."""
+    started: list[XenGuest] = []
+
+    def start(wish: Wish) -> XenGuest:
+        guest = guests.start(fleet.hosts.source, fleet.hosts.paths.cache, wish)
+        started.append(guest)
+        guest.wait_for("READY")
+        if wish.vtpm:
+            fleet.make_vtpm(guest.host, guest.uuid)
+        return guest
+
+    yield start
+    for guest in started:
+        guest.destroy()

@@ -1,0 +1,89 @@
+"""A guest of one Xen host, cloned to the other while it runs."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from labkit import ordering
+from labkit.xen.fleet import Fleet
+from labkit.xen.guests import Wish, XenGuest
+
+from nova_trusted_clone.core.attest.issue import KEPT_BY_HOST
+from nova_trusted_clone.core.protocol.evidence import Conversation
+from nova_trusted_clone.core.protocol.messages import VtpmStatement
+from tests.xen.conftest import StartGuest
+
+CLONE_LIMIT_S = 1200.0
+
+
+def cloned(fleet: Fleet, source: XenGuest, **wishes: str) -> tuple[ordering.Cloning, XenGuest]:
+    """Order one clone, wait until it is complete, and return it as a guest of the other host."""
+    cloning = ordering.order(fleet, source, fleet.hosts.destination, **wishes)
+    (progress,) = cloning.wait(CLONE_LIMIT_S, poll_s=2.0)
+    assert progress.phase == "complete", progress.reason
+    clone = cloning.clones[0]
+    return cloning, XenGuest(fleet.hosts.destination, clone.name, clone.uuid, source.definition)
+
+
+@pytest.mark.parametrize("kind", ["pvh", "pv"])
+def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str) -> None:
+    source = start_guest(Wish(name=f"{kind}-1", kind=kind))
+    cloning, clone = cloned(fleet, source)
+    ordered = cloning.clones[0]
+
+    # Memory, and the disk as memory remembers it, of both, from now on.
+    for guest in (source, clone):
+        since = guest.size()
+        assert guest.wait_for("TICK", since).number("bad") == 0
+        disk = guest.wait_for("DISKCHECK", since)
+        assert disk.number("bad") == 0 and disk.number("blocks") > 0
+
+    nic = clone.wait_for("NIC", clone.size())
+    assert nic["mac"] == ordered.macs[0] != source.definition.macs[0]
+
+    told = json.dumps(cloning.evidence(ordered)).encode()
+    assert ordering.verdict_text(fleet, told, ordered.nonce) == "accepted"
+
+
+def test_the_evidence_says_that_the_guest_sees_no_tpm(
+    fleet: Fleet, start_guest: StartGuest
+) -> None:
+    source = start_guest(Wish(name="witness"))
+    cloning, _clone = cloned(fleet, source)
+    told = cloning.evidence(cloning.clones[0])
+    assert told["clone"]["page_key_vouched_by"] == "vtpm"
+    assert _holder_of_the_clones_vtpm(told) == KEPT_BY_HOST
+
+
+def _holder_of_the_clones_vtpm(told: dict[str, object]) -> str:
+    messages = told["messages"]
+    assert isinstance(messages, dict)
+    conversation = Conversation.read({n: base64.b64decode(m) for n, m in messages.items()})
+    statement = conversation.vtpm
+    assert isinstance(statement, VtpmStatement)
+    subject = x509.load_der_x509_certificate(statement.vtpm.ek_chain[0]).subject
+    (name,) = subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return str(name.value)
+
+
+def test_the_source_survives_a_saver_that_is_killed(fleet: Fleet, start_guest: StartGuest) -> None:
+    """Killed at its work: the clone fails with the reason, the server goes on, and the next clone succeeds."""
+    source = start_guest(Wish(name="survivor", vtpm=False))
+    cloning = ordering.order(fleet, source, fleet.hosts.destination, vtpm_mode="none")
+    source.host.run(
+        [
+            *("bash", "-c"),
+            "until pgrep -f '[x]en.saver save'; do sleep 0.2; done; pkill -KILL -f '[x]en.saver save'",
+        ],
+        limit_s=600,
+    )
+    (progress,) = cloning.wait(CLONE_LIMIT_S, poll_s=2.0)
+    assert progress.phase == "failed"
+    assert "the process that saves the domain" in progress.reason
+    since = source.size()
+    assert source.wait_for("TICK", since).number("bad") == 0
+    cloned(fleet, source, vtpm_mode="none")

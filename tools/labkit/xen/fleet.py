@@ -1,0 +1,152 @@
+"""Both Xen hosts as an operator's: enrolled by their TPMs, their PCRs learned, the project's agent on each.
+
+The operator's own part is done here, the hosts' part there, by the tool that an operator has (``nova-trusted-clone-manage``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from typing import Any
+
+from labkit import hardware_tpm
+from labkit.agent import PEER_PORT
+from labkit.errors import LabError
+from labkit.xen.hosts import XenHosts
+from labkit.xen.machine import Machine
+from nova_trusted_clone.clone import admission
+from nova_trusted_clone.clone.authority import Authority
+from nova_trusted_clone.clone.enrolment_files import Request, Response
+from nova_trusted_clone.transport import rpc
+
+HOST_CLASS = "xen-lab"
+URI = "xen:///system"
+# Hosts' own places; the one that is shared with this machine has nothing secret.
+IDENTITY = "/etc/nova-trusted-clone/identity"
+STATE = pathlib.PurePosixPath("/var/lib/nova-trusted-clone")
+CONFIG = "/etc/nova-trusted-clone/agent.conf"
+LOG = "/var/log/nova-trusted-clone-agent.log"
+VENV_PYTHON = "/opt/venv/bin/python"
+MANAGE = (VENV_PYTHON, "-m", "nova_trusted_clone.cmd.manage")
+START_LIMIT_S = 300.0
+ASK_LIMIT_S = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class XenAgent:
+    """The agent of a Xen host."""
+
+    machine: Machine
+
+    @property
+    def admin(self) -> rpc.Client:
+        """Calls it as its operator does."""
+        return rpc.Client(self.machine.run_dir / "admin.sock", ASK_LIMIT_S)
+
+
+class Fleet:
+    """The operator of the Xen hosts; ``prepare`` does all that comes before the first clone."""
+
+    def __init__(self, hosts: XenHosts) -> None:
+        """The authority is made at once.
+
+        :raises AuthorityError: when there is one already
+        """
+        self.hosts = hosts
+        self._directory = hosts.paths.root / "xen" / "operator"
+        makers = hardware_tpm.vendor_certificates(hosts.paths.root / "xen" / "tpm-vendor")
+        self.authority = Authority.create(self._directory, "xen-lab", makers)
+
+    @property
+    def policy(self) -> pathlib.Path:
+        """The policy file."""
+        return self._directory / "policy.json"
+
+    def prepare(self, **settings: Any) -> None:
+        """Enrol both hosts, learn their PCRs, start their agents.
+
+        :param settings: of the policy, other than its strict ones
+        """
+        for machine in self.hosts.machines:
+            machine.run(["mkdir", "-p", "/etc/nova-trusted-clone"])
+            self._enrol(machine)
+            self._learn(machine)
+        known = json.loads(self.policy.read_text())
+        self.policy.write_text(json.dumps({**known, **settings}, indent=2))
+        for machine in self.hosts.machines:
+            self._configure(machine)
+            self._start_agent(machine)
+
+    def _enrol(self, machine: Machine) -> None:
+        shared = machine.shared
+        asking = ["enrol", "request", "--host-id", machine.name, "--identity", IDENTITY]
+        machine.run([*MANAGE, *asking, "--output", "/lab/request"])
+        asked = Request.decode((shared / "request").read_bytes())
+        (shared / "challenge").write_bytes(admission.challenge(self.authority, asked).encode())
+        answering = ["enrol", "respond", "--identity", IDENTITY, "--challenge", "/lab/challenge"]
+        machine.run([*MANAGE, *answering, "--output", "/lab/response"])
+        answered = Response.decode((shared / "response").read_bytes())
+        (shared / "grant").write_bytes(admission.grant(self.authority, answered).encode())
+        machine.run([*MANAGE, "enrol", "install", "--identity", IDENTITY, "--grant", "/lab/grant"])
+
+    def _learn(self, machine: Machine) -> None:
+        """Its PCRs are a real firmware's: SeaBIOS measured its own boot, and its log must explain them."""
+        passed = machine.shared / "policy.json"
+        if self.policy.exists():
+            passed.write_bytes(self.policy.read_bytes())
+        words = ["policy", "learn", "--host", machine.name, "--host-class", HOST_CLASS]
+        machine.run([*MANAGE, *words, "--policy", "/lab/policy.json"])
+        self.policy.write_bytes(passed.read_bytes())
+
+    def _configure(self, machine: Machine) -> None:
+        shared = machine.shared
+        (shared / "policy.json").write_bytes(self.policy.read_bytes())
+        (shared / "anchors.pem").write_bytes((self._directory / "anchors.pem").read_bytes())
+        options = {
+            "host_id": machine.name,
+            "identity_path": IDENTITY,
+            "anchors_file": "/lab/anchors.pem",
+            "policy_file": "/lab/policy.json",
+            "tpm": "device:/dev/tpmrm0",
+            "event_log": "/sys/kernel/security/tpm0/binary_bios_measurements",
+            "state_path": str(STATE),
+            "libvirt_uri": URI,
+            "listen_address": machine.address,
+            "peer_port": str(PEER_PORT),
+            # Emulated twice over, hosts need their time.
+            "message_timeout_s": "300",
+            "network_limit_s": "300",
+        }
+        lines = ["[DEFAULT]", "debug = true", "[trusted_clone]"]
+        lines += [f"{name} = {value}" for name, value in options.items()]
+        machine.run(["tee", CONFIG], script="\n".join(lines) + "\n")
+
+    def _start_agent(self, machine: Machine) -> None:
+        command = f"setsid {VENV_PYTHON} -m nova_trusted_clone.cmd.agent --config-file {CONFIG}"
+        machine.run(["bash", "-c", f"{command} >{LOG} 2>&1 </dev/null &"])
+        admin = machine.forward(STATE / "admin.sock", "admin.sock")
+        deadline = time.monotonic() + START_LIMIT_S
+        while not _answers(admin):
+            if time.monotonic() > deadline:
+                told = machine.run(["tail", "-n", "30", LOG])
+                raise LabError(f"the agent of {machine.name} does not answer: {told}")
+            time.sleep(1.0)
+
+    def agent(self, machine: Machine) -> XenAgent:
+        """The agent of a host."""
+        return XenAgent(machine)
+
+    def make_vtpm(self, machine: Machine, server_uuid: str) -> None:
+        """Have a host make the vTPM that it keeps for a domain."""
+        words = ["domain-vtpm", "make", "--server", server_uuid, "--identity", IDENTITY]
+        machine.run([*MANAGE, *words, "--state-path", str(STATE)])
+
+
+def _answers(socket: pathlib.Path) -> bool:
+    try:
+        rpc.Client(socket, ASK_LIMIT_S).call("ping")
+    except rpc.RpcError:
+        return False
+    return True

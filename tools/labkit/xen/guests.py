@@ -1,0 +1,145 @@
+"""Guests on a Xen host: the lab's own program, which checks its memory and disk without end."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+import time
+import uuid
+
+from labkit.console import FAILURES, Line, parse_line
+from labkit.domain import Disk
+from labkit.errors import ConsoleTimeout, GuestFailed, LabError
+from labkit.guest import image
+from labkit.guests import new_mac
+from labkit.xen.machine import Machine
+
+READY_LIMIT_S = 900.0
+POLL_S = 1.0
+# xenconsoled's own logs, by the domain's name.
+CONSOLES = "/var/log/xen/console/guest-{name}.log"
+# Slow enough that the emulation of an emulation is not all that is measured.
+COMMAND_LINE = "console=hvc0 quiet loglevel=1 panic=-1 mitigations=off random.trust_cpu=on"
+TYPES = {
+    "pvh": "<type arch='x86_64' machine='xenpvh'>xenpvh</type>",
+    "pv": "<type arch='x86_64' machine='xenpv'>linux</type>",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What a guest shall be.
+
+    :ivar kind: ``pvh`` or ``pv``
+    :ivar pages: under check
+    """
+
+    name: str = "web-1"
+    kind: str = "pvh"
+    memory_mib: int = 96
+    disk_mib: int = 64
+    pages: int = 4000
+    page_rate: int = 200
+    disk_rate: int = 5
+    vtpm: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """What an order says of it."""
+
+    memory_mib: int
+    disks: tuple[Disk, ...]
+    macs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class XenGuest:
+    """A guest that was started on ``host``, or cloned to it."""
+
+    host: Machine
+    name: str
+    uuid: str
+    definition: Definition
+
+    def lines(self, since: int = 0) -> list[Line]:
+        """What it printed from byte ``since`` of its console on."""
+        raw = self.host.run(["tail", "-c", f"+{since + 1}", CONSOLES.format(name=self.name)])
+        found = (parse_line(part.encode()) for part in raw.split("\n"))
+        return [line for line in found if line is not None]
+
+    def size(self) -> int:
+        """Bytes that it printed until now: a position to read on from."""
+        return int(self.host.run(["stat", "-c", "%s", CONSOLES.format(name=self.name)]))
+
+    def wait_for(self, kind: str, since: int = 0, limit_s: float = READY_LIMIT_S) -> Line:
+        """Wait until it prints a line of a kind.
+
+        :raises GuestFailed: it found itself damaged
+        :raises ConsoleTimeout: it does not
+        """
+        deadline = time.monotonic() + limit_s
+        while True:
+            for line in self.lines(since):
+                if line.kind in FAILURES:
+                    raise GuestFailed(f"{self.name}: {line.kind} {dict(line.values)}")
+                if line.kind == kind:
+                    return line
+            if time.monotonic() > deadline:
+                raise ConsoleTimeout(f"{self.name} did not print {kind} within {limit_s:.0f} s")
+            time.sleep(POLL_S)
+
+    def destroy(self) -> None:
+        """End it."""
+        self.host.run(["virsh", "-c", "xen:///system", "destroy", self.name])
+
+
+def start(host: Machine, cache: pathlib.Path, wish: Wish) -> XenGuest:
+    """Start a guest; it boots while the caller goes on (``wait_for("READY")``).
+
+    :raises LabError: libvirt did not start it
+    """
+    boot = image.build(cache)
+    for name, path in (("vmlinuz", boot.kernel), ("initramfs", boot.initramfs)):
+        shutil.copyfile(path, host.shared / name)
+    # A guest's image lies on the host's own disk: what is shared with this machine is slow.
+    disk = pathlib.Path(f"/var/lib/libvirt/images/{wish.name}.qcow2")
+    host.run(["mkdir", "-p", disk.parent])
+    host.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, f"{wish.disk_mib}M"])
+    definition = Definition(
+        wish.memory_mib, (Disk("xvda", disk, wish.disk_mib << 20),), (new_mac(),)
+    )
+    guest = XenGuest(host, wish.name, str(uuid.uuid4()), definition)
+    (host.shared / f"{wish.name}.xml").write_text(to_xml(guest, wish))
+    told = host.run(
+        ["virsh", "-c", "xen:///system", "create", f"/lab/{wish.name}.xml"], limit_s=900
+    )
+    if "created" not in told:
+        raise LabError(f"{host.name} did not start {wish.name}: {told}")
+    return guest
+
+
+def to_xml(guest: XenGuest, wish: Wish) -> str:
+    """Its definition for libvirt's libxl driver."""
+    asked = f"np={wish.pages} rate={wish.page_rate} diskrate={wish.disk_rate}"
+    disk, mac = guest.definition.disks[0], guest.definition.macs[0]
+    return "\n".join(
+        [
+            "<domain type='xen'>",
+            f"<name>{guest.name}</name><uuid>{guest.uuid}</uuid>",
+            # dom0 has the other processor for itself.
+            f"<memory unit='MiB'>{wish.memory_mib}</memory><vcpu cpuset='1'>1</vcpu>",
+            f"<os>{TYPES[wish.kind]}<kernel>/lab/vmlinuz</kernel><initrd>/lab/initramfs</initrd>",
+            f"<cmdline>{COMMAND_LINE} {asked}</cmdline></os>",
+            # The emulated processor cannot emulate the time stamp counter once more.
+            "<clock offset='utc'><timer name='tsc' mode='native'/></clock>",
+            "<on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>",
+            "<devices>",
+            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk.path}'/>",
+            f"<target dev='{disk.target}' bus='xen'/></disk>",
+            f"<interface type='bridge'><mac address='{mac}'/><source bridge='br0'/></interface>",
+            "<console type='pty'><target type='xen' port='0'/></console>",
+            "</devices></domain>",
+        ]
+    )
