@@ -54,7 +54,7 @@ def refused(cloud: Cloud) -> Iterator[Callable[..., None]]:
 @pytest.fixture(scope="module")
 def spare(_server_maker: Callable[..., Server]) -> Iterator[Server]:
     """A server that every request of this file is for: none makes anything. Some change Nova's records of it."""
-    server = _server_maker("spare", flavor="plain", ready=False)
+    server = _server_maker("spare", ready=False)
     server.wait_for_status()
     yield server
     server.delete()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 import pytest
-from labkit import process
+from labkit import netns, process
 from labkit.cloud import settings
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
@@ -42,7 +42,8 @@ def _make() -> pathlib.Path:
     own = settings.BIN.parent
     release = metadata.version("nova")
     download = ("download", "--no-deps", "--no-binary", "nova", f"nova=={release}")
-    process.run([sys.executable, "-m", "pip", "-q", *download, "-d", PLACE], limit_s=300)
+    pip = [*netns.outside(), sys.executable, "-m", "pip", "-q"]
+    process.run([*pip, *download, "-d", PLACE], limit_s=300)
     with tarfile.open(PLACE / f"nova-{release}.tar.gz") as archive:
         archive.extractall(PLACE, filter="data")
     venv = PLACE / "venv"
@@ -52,7 +53,9 @@ def _make() -> pathlib.Path:
     python = ("--python", venv / "bin" / "python")
     process.run([*uv, "uninstall", *python, "nova"])
     install = ("install", *python, "--no-deps", "-e", PLACE / f"nova-{release}")
-    process.run([*uv, *install], limit_s=300, env={**os.environ, "PBR_VERSION": release})
+    process.run(
+        [*netns.outside(), *uv, *install], limit_s=300, env={**os.environ, "PBR_VERSION": release}
+    )
     return venv / "bin"
 
 

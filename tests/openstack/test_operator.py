@@ -16,6 +16,7 @@ from labkit.sandbox import inhabitants
 from openstack.connection import Connection
 from oslo_privsep import capabilities
 
+from tests.openstack.clones import held
 from tests.openstack.tenant import Tenant
 
 GUEST_MEMORY = (
@@ -194,11 +195,12 @@ def test_an_operator_lists_and_ends_a_tenants_clone(
     controller: Operator, nova_conf: tuple[object, ...], tenant: Tenant, web: Server
 ) -> None:
     words = ("server", "clone", web.id, "--name", "unwanted", "--memory", "eager", "--wait")
-    running = tenant.start(*words, "-f", "json")
-    running.wait_until_it_says("^unwanted: (ordered|attesting|fetching)")
-    listed = controller.manage(*nova_conf, "clone", "list", "--server", web.id, "--json")
-    (record,) = [one for one in json.loads(listed) if one["name"] == "unwanted"]
-    controller.manage(*nova_conf, "clone", "abort", record["id"], "--reason", "a drill")
+    with held(web) as hold:
+        running = tenant.start(*words, "-f", "json")
+        hold.wait()
+        listed = controller.manage(*nova_conf, "clone", "list", "--server", web.id, "--json")
+        (record,) = [one for one in json.loads(listed) if one["name"] == "unwanted"]
+        controller.manage(*nova_conf, "clone", "abort", record["id"], "--reason", "a drill")
     (row,) = running.done().json()
     assert row["Phase"] in ("aborted", "failed")
     assert "a drill" in row["Reason"]

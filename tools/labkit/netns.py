@@ -73,3 +73,8 @@ def listens(pid: int, port: int) -> bool:
             if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
                 return True
     return False
+
+
+def outside() -> list[str]:
+    """The words before a command that is to run in the network of this process's parent, while it is ``inside`` another."""
+    return ["nsenter", f"--net=/proc/{os.getppid()}/ns/net", "--"]
