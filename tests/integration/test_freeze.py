@@ -184,7 +184,7 @@ def test_a_snapshot_that_was_not_held_back_is_no_freeze(
 def test_a_thread_whose_arrival_cannot_be_told_costs_time_and_nothing_else(
     guest: Guest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdback, "await_arrival", lambda _process, _limit_s: False)
+    monkeypatch.setattr(holdback, "await_arrival", lambda _process, _limit_s: None)
     freeze = Freeze.begin(guest, "freeze")
     freeze.freeze()
     freeze.read_all(tmp_path)
@@ -202,10 +202,11 @@ def test_a_server_that_ends_while_the_snapshot_is_held_back(
     with running(lab, name="ends") as guest:
         freeze = Freeze.begin(guest, "ending")
 
-        def end_then(process: ProcessId, limit_s: float) -> bool:
-            assert honest(process, limit_s)
+        def end_then(process: ProcessId, limit_s: float) -> holdback.Arrival | None:
+            arrival = honest(process, limit_s)
+            assert arrival
             guest.destroy()
-            return True
+            return arrival
 
         monkeypatch.setattr(holdback, "await_arrival", end_then)
         with pytest.raises(FreezeFailed):

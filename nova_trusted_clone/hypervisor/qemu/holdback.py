@@ -18,6 +18,7 @@ protect the memory with nobody behind: it stays until the snapshot is cancelled,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -189,8 +190,23 @@ class _Watch(threading.Thread):
         os.close(self._waking)
 
 
-def await_arrival(process: ProcessId, limit_s: float) -> bool:
-    """Wait until QEMU's thread waits in its first write; False when that cannot be told, or did not come about in time.
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """QEMU's thread, asleep in its first write.
+
+    :ivar slept: how often it had gone to sleep by then
+    """
+
+    task: pathlib.Path
+    slept: str
+
+    def unmoved(self) -> bool:
+        """Whether it has not done a thing since: it would have had to go to sleep once more. Costs no word with QEMU."""
+        return _slept(self.task) == self.slept
+
+
+def await_arrival(process: ProcessId, limit_s: float) -> Arrival | None:
+    """Wait until QEMU's thread waits in its first write; None when that cannot be told, or did not come about in time.
 
     A thread that slept through two looks is there. A wrong answer costs time in the pause and nothing else.
     """
@@ -198,13 +214,13 @@ def await_arrival(process: ProcessId, limit_s: float) -> bool:
     while (elapsed := time.monotonic() - began) < limit_s:
         task = _task(process.pid)
         if task is None and (before is not None or elapsed > _NAMED_WITHIN_S):
-            return False
+            return None
         now = _slept(task) if task else None
-        if now is not None and now == before:
-            return True
+        if task is not None and now is not None and now == before:
+            return Arrival(task, now)
         before = now
         time.sleep(_LOOK_EVERY_S)
-    return False
+    return None
 
 
 def _task(pid: int) -> pathlib.Path | None:

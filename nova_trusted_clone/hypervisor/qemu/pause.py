@@ -2,7 +2,8 @@
 
 What makes them that is the order: stop; hold the disks; save the device state; let QEMU's snapshot go on, which
 write-protects the memory and lets the guest run on. The snapshot is started before, and held back until then
-(``holdback``): that it really was is asked for in the pause, as nothing but that keeps it from an instant of its own.
+(``holdback``): that it really was is looked at in the pause, as nothing but that keeps it from an instant of its own. The
+kernel tells it at once; QEMU, which takes milliseconds to answer, is asked only when the kernel cannot.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def pause(
     """
     with connection.EventTimes(libvirtd, domain) as events, held.answered(record.process):
         with watch.step("lead"):
-            _start_snapshot(monitor, record)
+            arrival = _start_snapshot(monitor, record)
         with watch.step("suspend"):
             domain.suspend()
         with watch.step("disks"):
@@ -63,17 +64,19 @@ def pause(
                 "xen-save-devices-state", filename=f"/dev/fdset/{record.device_fdset}", live=False
             )
         with watch.step("migrate"):
-            _require_held(monitor)
+            if arrival is None or not arrival.unmoved():
+                _require_held(monitor)
             held.let_go()
         with watch.step("resume"):
             _await_resume(monitor, events)
         return events.seen("RESUME")[-1] - events.seen("STOP")[0]
 
 
-def _start_snapshot(monitor: Monitor, record: FreezeRecord) -> None:
+def _start_snapshot(monitor: Monitor, record: FreezeRecord) -> holdback.Arrival | None:
     monitor.execute("migrate", uri=f"fd:{DRAIN_DESCRIPTOR}")
-    holdback.await_arrival(record.process, _ARRIVAL_LIMIT_S)
+    arrival = holdback.await_arrival(record.process, _ARRIVAL_LIMIT_S)
     _require_held(monitor)
+    return arrival
 
 
 def _require_held(monitor: Monitor) -> None:

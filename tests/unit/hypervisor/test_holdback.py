@@ -216,10 +216,36 @@ def test_arrival_is_seen_by_the_threads_sleep(capture: DrainedCapture) -> None:
     assert time.monotonic() - began < 5
     with HeldConnection(capture.socket_path) as held:
         qemu = Qemu(held)
-        assert holdback.await_arrival(ME, 10)
+        arrival = holdback.await_arrival(ME, 10)
+        assert arrival
         assert qemu.is_alive()
+        assert arrival.unmoved()
         held.let_go()
         qemu.join(10)
+        assert not arrival.unmoved()
+
+
+def test_a_thread_that_went_on_and_waits_again_has_moved(capture: DrainedCapture) -> None:
+    go, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        pathlib.Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("bg_snapshot")
+        go.wait()
+        end.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        arrival = holdback.await_arrival(ME, 10)
+        assert arrival
+        assert arrival.unmoved()
+        go.set()
+        until(lambda: not arrival.unmoved())
+        assert holdback.await_arrival(ME, 10)
+        assert not arrival.unmoved()
+    finally:
+        end.set()
+        thread.join()
 
 
 def test_a_thread_that_works_has_not_arrived() -> None:
