@@ -14,7 +14,8 @@ from labkit.guests import Guest
 from labkit.lab import Lab
 
 from nova_trusted_clone.hypervisor.base import FreezeBusy, FreezeFailed, ServerNotFound
-from nova_trusted_clone.hypervisor.qemu import diskfreeze, holdback
+from nova_trusted_clone.hypervisor.qemu import connection, diskfreeze, holdback
+from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 
 from .freezing import Freeze, await_true, running, traces
@@ -191,6 +192,37 @@ def test_a_thread_whose_arrival_cannot_be_told_costs_time_and_nothing_else(
     freeze.await_drained()
     status = freeze.sources.status()
     assert (status["failed"], status["pages_there"]) == (None, status["pages"])
+    freeze.release()
+    assert traces(guest, freeze.directory) == []
+
+
+def test_a_freeze_whose_events_libvirt_keeps_to_itself_is_one_all_the_same(
+    guest: Guest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection.EventTimes, "_note", lambda *_arguments: None)
+    freeze = Freeze.begin(guest, "freeze")
+    # Longer than it was, and not by much.
+    assert 0.25 < freeze.freeze().pause_s < 5
+    freeze.read_all(tmp_path)
+    freeze.release()
+    assert traces(guest, freeze.directory) == []
+    require_going_on(guest)
+
+
+def test_a_freeze_whose_disks_cannot_be_flushed_ahead_is_one_all_the_same(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    honest = Monitor.human
+    monkeypatch.setattr(
+        Monitor,
+        "human",
+        lambda monitor, line: honest(monitor, line.replace("qemu-io ", "qemu-io not-")),
+    )
+    freeze = Freeze.begin(guest, "freeze")
+    freeze.freeze()
+    assert "is flushed in the pause" in caplog.text
+    freeze.await_drained()
     freeze.release()
     assert traces(guest, freeze.directory) == []
 

@@ -133,21 +133,36 @@ def start_server(monitor: Monitor, nbd_socket: pathlib.Path) -> None:
     monitor.execute("nbd-server-start", addr={"type": "fd", "data": {"str": _NBD_DESCRIPTOR}})
 
 
+def flush(monitor: Monitor, disks: Iterable[FrozenDisk]) -> None:
+    """Before the pause: write out what QEMU and the kernel hold of the disks.
+
+    Stopping a guest flushes its disks while it stands still already. What is flushed just before costs nothing then: 1 to 3 ms
+    a freeze, and tens of milliseconds after the guest has written much. Where it cannot be done the stop does all of it.
+    """
+    for disk in _written(disks):
+        answer = monitor.human(f'qemu-io {disk.node} "flush"').strip()
+        if answer:
+            LOG.info("disk %s is flushed in the pause: %s", disk.target, answer)
+
+
 def hold(monitor: Monitor, disks: Iterable[FrozenDisk]) -> None:
-    """In the pause: from now on old content is kept. All disks or none."""
-    actions = [
+    """In the pause: from now on old content is kept. All disks or none.
+
+    QEMU 7.2 reads a command byte by byte, 6 ms a thousand: one disk is held without the words of a transaction.
+    """
+    jobs = [
         {
-            "type": "blockdev-backup",
-            "data": {
-                "job-id": disk.job,
-                "device": disk.node,
-                "target": disk.scratch_node,
-                "sync": "none",
-            },
+            "job-id": disk.job,
+            "device": disk.node,
+            "target": disk.scratch_node,
+            "sync": "none",
         }
         for disk in _written(disks)
     ]
-    if actions:
+    if len(jobs) == 1:
+        monitor.execute("blockdev-backup", **jobs[0])
+    elif jobs:
+        actions = [{"type": "blockdev-backup", "data": job} for job in jobs]
         monitor.execute("transaction", actions=actions)
 
 

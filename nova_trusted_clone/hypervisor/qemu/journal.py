@@ -37,12 +37,12 @@ class FrozenDisk:
     @property
     def scratch_node(self) -> str:
         """The scratch file's node name."""
-        return f"ntc-scratch-{self.target}"
+        return f"ntc-old-{self.target}"
 
     @property
     def job(self) -> str:
         """The id of the job that copies before writing."""
-        return f"ntc-fleece-{self.target}"
+        return f"ntc-{self.target}"
 
     @property
     def export(self) -> str:

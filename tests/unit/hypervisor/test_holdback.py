@@ -78,6 +78,42 @@ def test_nothing_of_the_stream_is_written_or_read_before_the_word(capture: Drain
     assert capture.read("pc.ram", 0, 1) == bytes([7]) * PAGE
 
 
+def test_the_drain_leaves_the_processor_to_qemu_until_the_guest_runs(
+    capture: DrainedCapture,
+) -> None:
+    with HeldConnection(capture.socket_path) as held:
+        qemu = Qemu(held)
+        held.let_go()
+        # All of it goes into the connection, and nobody reads.
+        qemu.join(10)
+        assert not qemu.is_alive()
+        time.sleep(SHORT_S)
+        assert capture.progress() == (0, 0)
+        held.let_read()
+        held.let_read()
+        until(lambda: capture.bytes_read == len(STREAM))
+    until(lambda: capture.ended)
+
+
+def test_a_drain_that_hears_nothing_of_the_guest_reads_all_the_same(
+    capture: DrainedCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdback, "_RUNS_WITHIN_MS", 100)
+    with HeldConnection(capture.socket_path) as held:
+        Qemu(held)
+        held.let_go()
+        until(lambda: capture.bytes_read == len(STREAM))
+    until(lambda: capture.ended)
+
+
+def test_a_drain_that_is_closed_in_the_pause_waits_for_nobody(capture: DrainedCapture) -> None:
+    with HeldConnection(capture.socket_path) as held:
+        held.let_go()
+        began = time.monotonic()
+        capture.close()
+        assert time.monotonic() - began < holdback._RUNS_WITHIN_MS / 1000
+
+
 def test_the_connection_is_as_wide_as_ever_afterwards(capture: DrainedCapture) -> None:
     with socket.socket(socket.AF_UNIX) as other, HeldConnection(capture.socket_path) as held:
         copy = socket.socket(fileno=os.dup(held.descriptor))
