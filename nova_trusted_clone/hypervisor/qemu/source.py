@@ -6,7 +6,6 @@ Before the pause all is made ready, in the pause (``pause``) nothing is done but
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import logging
@@ -39,13 +38,13 @@ from nova_trusted_clone.hypervisor.qemu import (
     marker,
     populate,
     ramblocks,
-    rescue,
+    regions,
+    removal,
 )
 from nova_trusted_clone.hypervisor.qemu.journal import FreezeRecord
 from nova_trusted_clone.hypervisor.qemu.memory import open_memory
 from nova_trusted_clone.hypervisor.qemu.monitor import (
     Monitor,
-    await_condition,
     capability,
     migration_status,
     set_capability,
@@ -56,30 +55,12 @@ from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
 from nova_trusted_clone.ports import Frozen, MemoryFiles, RegionSource, ServerShape
 
 LOG = logging.getLogger(__name__)
-_SNAPSHOT = "background-snapshot"
 # Far from what libvirt counts up from 0.
 _FIRST_FDSET = 746300
 # Bytes per second that no machine reaches: the drain decides how fast it goes.
 _UNLIMITED = 10**12
-_CANCEL_LIMIT_S = 60.0
-# A QEMU that works answers within milliseconds, on a machine that is overloaded within some tenths of seconds.
-_ANSWER_LIMIT_S = 5.0
-# 0.1 s a GiB. Before a freeze it is what a clone waits longer at most; at its end, what a release takes longer. The rest is
-# done at the next opportunity, and by the kernel's own daemon.
+# 0.1 s a GiB, and what a clone waits longer at most.
 _COLLAPSE_BEFORE_S = 5.0
-_COLLAPSE_AFTER_S = 2.0
-_BUSY = (
-    "setup",
-    "active",
-    "cancelling",
-    "device",
-    "pre-switchover",
-    "postcopy-active",
-    "wait-unplug",
-)
-NBD_SOCKET = "nbd.sock"
-DEVICE_STATE = "device-state"
-DOMAIN = "domain.xml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +146,7 @@ class QemuSource:
     def _require_idle(domain: Any, monitor: Monitor) -> None:
         if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
             raise FreezeBusy("libvirt runs a job on the server (a backup, a migration, a save)")
-        if migration_status(monitor) in _BUSY or capability(monitor, _SNAPSHOT):
+        if migration_status(monitor) in removal.BUSY or capability(monitor, removal.SNAPSHOT):
             raise FreezeBusy("QEMU's one migration is in use")
         diskfreeze.require_idle(monitor)
 
@@ -188,16 +169,18 @@ class QemuSource:
             journal.write(directory, dataclasses.replace(armed.record, resumed=True))
             with watch.step("after"):
                 diskfreeze.export(monitor, armed.record.disks)
-                protected = _protected(armed.record.process, armed.blocks)
+                protected = regions.protected(armed.record.process, armed.blocks)
                 still = migration_status(monitor) == "active"
             state = _take(armed.device_file)
         diskfreeze.forget_fdsets(monitor, (armed.record.device_fdset,))
         stripped, blobs = devicestate.take_vtpm(state)
-        _write_private(directory / DEVICE_STATE, stripped)
+        _write_private(directory / regions.DEVICE_STATE, stripped)
         text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
-        _write_private(directory / DOMAIN, text.encode())
-        regions = _regions(directory, armed, protected if still else {})
-        return Frozen(regions, pause_s, blobs, tuple(watch.steps.items()))
+        _write_private(directory / regions.DOMAIN, text.encode())
+        described = regions.described(
+            directory, armed.record, armed.blocks, protected if still else {}
+        )
+        return Frozen(described, pause_s, blobs, tuple(watch.steps.items()))
 
     # -- before the pause ---------------------------------------------------------------------------------------------
 
@@ -222,14 +205,14 @@ class QemuSource:
             disks=disks,
             files=(
                 *(disk.scratch for disk in disks),
-                *(str(directory / name) for name in (NBD_SOCKET, DEVICE_STATE, DOMAIN)),
+                *(str(directory / name) for name in regions.FILES),
             ),
         )
         journal.write(directory, record)
         marker.put(monitor, record.token)
-        set_capability(monitor, _SNAPSHOT, True)
+        set_capability(monitor, removal.SNAPSHOT, True)
         monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
-        diskfreeze.prepare(monitor, disks, directory / NBD_SOCKET)
+        diskfreeze.prepare(monitor, disks, directory / regions.NBD_SOCKET)
         device_file = _device_file(monitor)
         blocks = ramblocks.locate(monitor, process.pid, mappings(process.pid))
         for block in blocks:
@@ -272,7 +255,7 @@ class QemuSource:
             domain = connection.find_or_none(libvirtd, server_uuid)
             if domain is not None and domain.isActive() and record.process.alive():
                 try:
-                    self._release(domain, Monitor(domain), record)
+                    removal.take_off(domain, Monitor(domain), record)
                 except (HypervisorError, libvirt.libvirtError) as error:
                     # A server that ended meanwhile took all of it along.
                     if record.process.alive():
@@ -280,84 +263,6 @@ class QemuSource:
         for name in record.files:
             pathlib.Path(name).unlink(missing_ok=True)
         journal.remove(directory)
-
-    @staticmethod
-    def _release(domain: Any, monitor: Monitor, record: FreezeRecord) -> None:
-        if _owner(monitor, record.process) != record.token:
-            return
-        # A cancelled snapshot answers no write fault any more, but needs QEMU's big lock to end, which is often held by
-        # somebody who waits for such an answer.
-        with rescue.kept_lifted(record.process):
-            if migration_status(monitor) in _BUSY:
-                monitor.execute("migrate_cancel")
-            if not record.resumed:
-                _let_run(domain, monitor)
-            await_condition(
-                "the end of the snapshot",
-                lambda: migration_status(monitor) not in _BUSY,
-                _CANCEL_LIMIT_S,
-            )
-            if not record.resumed:
-                # A snapshot that was held back stops the guest once more before it ends, and may fail to resume it.
-                _let_run(domain, monitor)
-        set_capability(monitor, _SNAPSHOT, False)
-        monitor.execute("migrate-set-parameters", max_bandwidth=record.previous_bandwidth)
-        diskfreeze.forget_descriptor(monitor, DRAIN_DESCRIPTOR)
-        diskfreeze.undo(monitor, record.disks)
-        _go_on_after_full_scratch(domain, monitor)
-        fdsets = (record.device_fdset, *(disk.fdset for disk in record.disks))
-        diskfreeze.forget_fdsets(monitor, fdsets)
-        # The mark keeps other freezes away meanwhile, and nothing is protected any more.
-        _collapse(monitor, record.process)
-        marker.take(monitor)
-
-
-def _go_on_after_full_scratch(domain: Any, monitor: Monitor) -> None:
-    """Let a guest run on that stands still because there was no room for old content; its write is then done again.
-
-    One that stands still because its own disk is full does so again at once.
-    """
-    if monitor.execute("query-status")["status"] == "io-error":
-        LOG.warning("%s stood still for want of room for its disks' old content", domain.name())
-        domain.resume()
-
-
-def _owner(monitor: Monitor, process: ProcessId) -> str | None:
-    """Whose freeze the server is under, also when QEMU itself waits for a write that nobody answers.
-
-    That happens when the drain's reader has died. Lifting the protection ends that snapshot for good, whoever's it was: it was
-    lost already.
-    """
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(marker.owner, monitor)
-        try:
-            return answer.result(_ANSWER_LIMIT_S)
-        except concurrent.futures.TimeoutError:
-            LOG.warning("process %d does not answer: lifting its write protection", process.pid)
-            rescue.lift_protection(process)
-            return answer.result()
-
-
-def _collapse(monitor: Monitor, process: ProcessId) -> None:
-    """Give the guest its huge pages back; a release never fails by this."""
-    try:
-        blocks = ramblocks.locate(monitor, process.pid, mappings(process.pid))
-    except HypervisorError as error:
-        LOG.info("memory of process %d stays in small pages: %s", process.pid, error)
-        return
-    hugepages.collapse(process, blocks, _COLLAPSE_AFTER_S)
-
-
-def _let_run(domain: Any, monitor: Monitor) -> None:
-    """Resume a guest that this freeze stopped; through libvirt, so that both know."""
-    if monitor.execute("query-status")["running"]:
-        return
-    try:
-        domain.resume()
-    except libvirt.libvirtError as error:
-        LOG.warning("libvirt does not resume %s (%s): asking QEMU", domain.name(), error)
-    if not monitor.execute("query-status")["running"]:
-        monitor.execute("cont")
 
 
 def _device_file(monitor: Monitor) -> int:
@@ -377,55 +282,6 @@ def _device_file(monitor: Monitor) -> int:
 def _take(descriptor: int) -> bytes:
     size = os.fstat(descriptor).st_size
     return os.pread(descriptor, min(size, devicestate.MAX_DEVICE_STATE_BYTES + 1), 0)
-
-
-def _protected(process: ProcessId, blocks: tuple[RamBlock, ...]) -> dict[str, bool]:
-    """For each block whose place is known, whether its pages are write-protected now; the others nobody writes."""
-    found = mappings(process.pid)
-    return {
-        block.name: any("uw" in m.flags for m in found if m.start <= address < m.start + m.size)
-        for block in blocks
-        if (address := block.address) is not None
-    }
-
-
-def _regions(
-    directory: pathlib.Path, armed: _Armed, protected: dict[str, bool]
-) -> tuple[RegionSource, ...]:
-    process = dataclasses.asdict(armed.record.process)
-    memory = [
-        RegionSource(
-            "ram",
-            block.name,
-            block.size_bytes,
-            {
-                "type": "memory",
-                "process": process,
-                "address": block.address if block.name in protected else None,
-                "protected": protected.get(block.name, True),
-            },
-        )
-        for block in armed.blocks
-    ]
-    disks = [
-        RegionSource(
-            "disk",
-            disk.target,
-            disk.size_bytes,
-            {"type": "nbd", "socket": str(directory / NBD_SOCKET), "export": disk.target},
-        )
-        for disk in armed.record.disks
-    ]
-    files = [
-        RegionSource(
-            kind,
-            kind,
-            (directory / name).stat().st_size,
-            {"type": "file", "path": str(directory / name)},
-        )
-        for kind, name in (("device", DEVICE_STATE), ("domain", DOMAIN))
-    ]
-    return (*memory, *disks, *files)
 
 
 def _write_private(path: pathlib.Path, content: bytes) -> None:
