@@ -140,6 +140,22 @@ class Person:
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(value)
 
+    def select(self, identifier: str, text: str) -> None:
+        """Choose what reads so from a list, which Horizon draws as a menu of its own over the browser's."""
+        menu = self.driver.find_element(By.ID, identifier).find_element(
+            By.XPATH, "ancestor::*[contains(@class, 'themable-select')]"
+        )
+        menu.find_element(By.CSS_SELECTOR, ".dropdown-toggle").click()
+        for line in menu.find_elements(By.CSS_SELECTOR, ".dropdown-menu a"):
+            if line.text.strip() == text:
+                line.click()
+                return
+        raise AssertionError(f"{identifier} does not offer {text}")
+
+    def tick(self, name: str, value: str) -> None:
+        """Choose one of several."""
+        self.see(f"#trusted_clone_form input[name={name}][value={value}]").click()
+
     def submit(self) -> None:
         """Send the form of the dialog."""
         self.see("#trusted_clone_form input[type=submit]").click()

@@ -27,6 +27,8 @@ from tests.openstack.tenant import Tenant
 CLONE = "Clone Instance"
 CLONE_LIMIT_S = 400.0
 COUNT = 2
+ZONE = "nova"
+BACK = "192.168.78.0/24"
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +235,71 @@ class TestTheClones:
 
     def test_nothing_was_wrong_with_the_pages(self, demo_person: Person, made: Made):
         assert demo_person.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def back(demo: Connection) -> Iterator[str]:
+    """Another network, the tenant's own; the clones on it are gone before it is."""
+    network = demo.network.create_network(name="back")
+    subnet = demo.network.create_subnet(
+        network_id=network.id, name="back", ip_version=4, cidr=BACK, gateway_ip=None
+    )
+    yield str(network.name)
+    demo.network.delete_subnet(subnet)
+    demo.network.delete_network(network)
+
+
+class TestOtherWishes:
+    def test_a_zone_a_network_and_eager_are_what_the_clone_gets(
+        self, demo_person: Person, back: str, web: Server, demo: Connection, name: str
+    ):
+        person = demo_person
+        open_form(person, name)
+        person.fill("id_name", "wished")
+        person.select("id_availability_zone", ZONE)
+        person.select("id_network_0", back)
+        person.tick("memory", "eager")
+        person.submit()
+        person.until(lambda: person.row("instances", "wished"), "the clone's row")
+        clone = the_clone(demo, web, "wished")
+        server = dataclasses.replace(web, id=clone.server_id)
+        try:
+            person.until(
+                lambda: says(person, "wished", "Complete"), "it is complete", CLONE_LIMIT_S
+            )
+            shown = server.shown()
+            assert the_clone(demo, web, "wished").memory == "eager"
+            assert shown.availability_zone == ZONE
+            assert list(shown.addresses) == [back]
+            person.go(f"project/trusted_clones/{clone.server_id}/{clone.id}/")
+            assert "Eager" in person.text(".detail")
+        finally:
+            server.delete()
+
+    def test_a_vtpm_that_its_host_does_not_derive_is_refused_beside_the_choice(
+        self, demo_person: Person, demo: Connection, name: str
+    ):
+        """The lab's operator has not allowed it."""
+        person = demo_person
+        before = len(list(demo.compute.servers()))
+        open_form(person, name)
+        person.fill("id_name", "derived")
+        person.tick("vtpm", "derive")
+        person.submit()
+        errors = person.until(person.errors, "an error")
+        assert list(errors) == ["vtpm"]
+        assert "the policy of the server's host allows only new" in errors["vtpm"]
+        assert len(list(demo.compute.servers())) == before
+
+
+def the_clone(demo: Connection, web: Server, name: str) -> Clone:
+    (clone,) = [one for one in TrustedClones(demo.compute).list(web.id) if one.name == name]
+    return clone
+
+
+def says(person: Person, name: str, word: str) -> bool:
+    row = person.row("instances", name)
+    return row is not None and word in row.text
 
 
 class TestAbort:
