@@ -54,6 +54,7 @@ def plan(
                 scratch=str(directory / f"scratch-{disk.target}.qcow2"),
                 fdset=first_fdset + number,
                 read_only=disk.read_only,
+                image=disk.path,
             )
         )
     return tuple(found)
@@ -138,11 +139,26 @@ def flush(monitor: Monitor, disks: Iterable[FrozenDisk]) -> None:
 
     Stopping a guest flushes its disks while it stands still already. What is flushed just before costs nothing then: 1 to 3 ms
     a freeze, and tens of milliseconds after the guest has written much. Where it cannot be done the stop does all of it.
+
+    The kernel first, which may have gigabytes to write: it needs none of QEMU's locks, while QEMU holds its big one.
     """
+    for disk in _written(disks):
+        _write_out(disk)
     for disk in _written(disks):
         answer = monitor.human(f'qemu-io {disk.node} "flush"').strip()
         if answer:
             LOG.info("disk %s is flushed in the pause: %s", disk.target, answer)
+
+
+def _write_out(disk: FrozenDisk) -> None:
+    try:
+        descriptor = os.open(disk.image, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        LOG.info("disk %s is written out by QEMU: %s", disk.target, error)
 
 
 def hold(monitor: Monitor, disks: Iterable[FrozenDisk]) -> None:

@@ -25,6 +25,7 @@ class FrozenDisk:
     :ivar node: QEMU's name of the disk's top node, which stays as it is
     :ivar scratch: a file that gets the old content of blocks that the guest overwrites
     :ivar read_only: nobody writes to it, so that it is served as it is
+    :ivar image: the disk's own file or device
     """
 
     target: str
@@ -33,6 +34,7 @@ class FrozenDisk:
     scratch: str
     fdset: int
     read_only: bool = False
+    image: str = ""
 
     @property
     def scratch_node(self) -> str:
