@@ -153,8 +153,9 @@ class Person:
         raise AssertionError(f"{identifier} does not offer {text}")
 
     def tick(self, name: str, value: str) -> None:
-        """Choose one of several."""
-        self.see(f"#trusted_clone_form input[name={name}][value={value}]").click()
+        """Choose one of several, by its words: Horizon draws the button itself and hides the browser's."""
+        (button,) = self.all(f"#trusted_clone_form input[name={name}][value={value}]")
+        self.see(f"#trusted_clone_form label[for={button.get_attribute('id')}]").click()
 
     def submit(self) -> None:
         """Send the form of the dialog."""
