@@ -84,11 +84,15 @@ class FreezeJob:
             self._release()
 
     def abort(self, clone_id: str | None, reason: str) -> None:
-        """End one clone, or all."""
+        """End one clone, or all.
+
+        The freeze ends with its last clone by itself. Without an id those end too that are just being let in; with the id of a
+        clone that is not of this freeze, since its host refused it, nothing ends.
+        """
         for clone in self.batch.clones:
             if clone_id in (None, clone.clone_id):
                 self.batch.fail(clone, reason)
-        if not self.batch.running:
+        if clone_id is None:
             self._abort.set()
 
     def status(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nova_trusted_clone.clone.batch import Batch
 from nova_trusted_clone.clone.source import FreezeFailed
 from nova_trusted_clone.core.protocol.evidence import verify_evidence
 from nova_trusted_clone.core.protocol.order import Order
@@ -104,6 +105,23 @@ def test_siblings_succeed_or_fail_alone(make_cloud: Callable[..., Cloud]) -> Non
     assert "no route to a host that is not there" in found[bad.clone_id.hex()]
     assert clone_of(cloud, good).content("ram", "pc.ram") == MEMORY["pc.ram"]
     assert source.facts["frozen_by"] is None
+
+
+def test_a_sibling_that_was_refused_before_the_freeze_ends_nothing(
+    make_cloud: Callable[..., Cloud], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end may be told just when the freeze of the others begins, before any of them is let in."""
+    cloud = make_cloud()
+    cloud.boot()
+    order, admit = cloud.order("a"), Batch.admit
+
+    def told_first(batch: Batch, *admitted: Any) -> None:
+        cloud.left.source.abort(order.freeze_group.hex(), "ab" * 16, "its host is full")
+        admit(batch, *admitted)
+
+    monkeypatch.setattr(Batch, "admit", told_first)
+    freeze = cloud.left.source.clone([cloud.prepare(order)])
+    assert ended(cloud, freeze) == {order.clone_id.hex(): ""}
 
 
 def test_each_phase_is_told_in_order(make_cloud: Callable[..., Cloud]) -> None:
