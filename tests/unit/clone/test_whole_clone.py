@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -122,6 +123,37 @@ def test_a_sibling_that_was_refused_before_the_freeze_ends_nothing(
     monkeypatch.setattr(Batch, "admit", told_first)
     freeze = cloud.left.source.clone([cloud.prepare(order)])
     assert ended(cloud, freeze) == {order.clone_id.hex(): ""}
+
+
+@pytest.mark.parametrize(("takes_turns", "reason"), [(True, ""), (False, "frozen already")])
+def test_a_freeze_may_wait_until_the_one_before_it_has_ended(
+    make_cloud: Callable[..., Cloud], takes_turns: bool, reason: str
+) -> None:
+    """A server has one at a time; a clone that is late does not end for that where it takes its turn."""
+    cloud = make_cloud()
+    source = cloud.boot()
+    held, go = threading.Event(), threading.Event()
+
+    def hold(data: bytes) -> bytes:
+        if source.facts["frozen_by"] is not None and not held.is_set():
+            held.set()
+            assert go.wait(LIMIT_S)
+        return data
+
+    cloud.tamper = hold
+    early, late = cloud.order("early"), cloud.order("late", freeze_group=b"late" * 4)
+    first = cloud.left.source.clone([cloud.prepare(early)])
+    assert held.wait(LIMIT_S)
+    second = cloud.left.source.clone([cloud.prepare(late)], takes_turns=takes_turns)
+    if takes_turns:
+        assert cloud.left.source.status(second)["phase"] == "starting"
+    else:
+        wait(cloud, late, "failed")
+    go.set()
+    assert ended(cloud, first) == {early.clone_id.hex(): ""}
+    (told,) = ended(cloud, second).values()
+    assert reason in told and bool(told) == bool(reason)
+    assert source.facts["frozen_by"] is None
 
 
 def test_each_phase_is_told_in_order(make_cloud: Callable[..., Cloud]) -> None:
