@@ -15,7 +15,7 @@ from typing import Any
 from nova.conductor import api as conductor
 
 
-class EachAlone(conductor.ComputeTaskAPI):  # type: ignore[misc]
+class EachAlone(conductor.ComputeTaskAPI):
     """As Nova's, but servers that were made by one request are scheduled one by one."""
 
     def schedule_and_build_instances(
