@@ -1,6 +1,6 @@
 """One freeze of one server, from the preflight to the release, and the clones made from it.
 
-    preflight → exporter → attest every destination → copy disks early → freeze → offer → serve → finish → release
+    its turn → preflight → exporter → attest every destination → copy disks early → freeze → offer → serve → finish → release
 
 Nothing about the server leaves before a destination is proven. Whatever was put onto the server is taken off when the last
 clone has ended, however it ended; a restarted service takes a freeze over, or back.
@@ -14,6 +14,7 @@ import os
 import pathlib
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from nova_trusted_clone.clone import preflight, records
@@ -65,10 +66,14 @@ class FreezeJob:
 
     # -- what is asked of it ------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Carry it out, from the preflight to the release. Every clone has ended afterwards."""
+    def run(self, others: Sequence[FreezeJob] = ()) -> None:
+        """Carry it out, from the preflight to the release. Every clone has ended afterwards.
+
+        :param others: freezes of the same server that must be released before
+        """
         try:
             self._record("starting")
+            self._await_turn(others)
             self._preflight()
             certificate = self._start_exporter()
             self._attest(certificate)
@@ -84,12 +89,20 @@ class FreezeJob:
             self._release()
 
     def abort(self, clone_id: str | None, reason: str) -> None:
-        """End one clone, or all."""
+        """End one clone, or all.
+
+        The freeze ends with its last clone by itself. Without an id those end too that are just being let in; with the id of a
+        clone that is not of this freeze, since its host refused it, nothing ends.
+        """
         for clone in self.batch.clones:
             if clone_id in (None, clone.clone_id):
                 self.batch.fail(clone, reason)
-        if not self.batch.running:
+        if clone_id is None:
             self._abort.set()
+
+    def holds(self, server_uuid: str) -> bool:
+        """Whether it is of that server, and may still have something on it."""
+        return self.server_uuid == server_uuid and not self.released.is_set()
 
     def status(self) -> dict[str, Any]:
         """What an operator may know."""
@@ -105,6 +118,18 @@ class FreezeJob:
         }
 
     # -- the steps ----------------------------------------------------------------------------------------------------
+
+    def _await_turn(self, others: Sequence[FreezeJob]) -> None:
+        """A server has one freeze at a time. Destinations expect this one for as long as its orders are in force."""
+        until = min(clone.order.expires_at for clone in self.batch.clones)
+        while not all(other.released.is_set() for other in others):
+            if self._abort.wait(POLL_S):
+                raise FreezeFailed("aborted")
+            self.batch.require_some()
+            if self._host.now() > until:
+                raise FreezeFailed(
+                    "another freeze of the server did not end while the order was in force; order the clone anew"
+                )
 
     def _preflight(self) -> None:
         shape: ServerShape = self._host.source.inspect(self.server_uuid)

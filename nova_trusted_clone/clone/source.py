@@ -32,11 +32,14 @@ class Source:
         self._lock = threading.Lock()
         self._jobs: dict[str, FreezeJob] = {}
 
-    def clone(self, signed_orders: Iterable[tuple[bytes, str]]) -> str:
+    def clone(
+        self, signed_orders: Iterable[tuple[bytes, str]], *, takes_turns: bool = False
+    ) -> str:
         """Start one freeze for the given orders, which must all name the same server and freeze group.
 
         :param signed_orders: each with the address of its destination, as ``Host.peers`` understands it
-
+        :param takes_turns: whether it waits until the server's freezes that were started before are released; else its clones
+            fail when there is one
         :returns: the freeze's id
         :raises CoreError: when an order is malformed
         :raises FreezeFailed: when the orders do not belong together, or the freeze was used before
@@ -58,6 +61,7 @@ class Source:
             if job.directory.exists():
                 raise FreezeFailed(f"freeze {job.group} was used before")
             job.directory.mkdir(mode=0o700)
+            others = [one for one in self._jobs.values() if one.holds(job.server_uuid)]
             self._jobs[job.group] = job
         try:
             for signed, order, destination in orders:
@@ -68,7 +72,7 @@ class Source:
                 del self._jobs[job.group]
             remove(job.directory)
             raise
-        _in_background(job.run, job)
+        _in_background(lambda: job.run(others if takes_turns else ()), job)
         return job.group
 
     def resume(self) -> None:
@@ -108,7 +112,7 @@ class Source:
         """The freezes of a server that still have something on it."""
         with self._lock:
             jobs = list(self._jobs.values())
-        return [j.group for j in jobs if j.server_uuid == server_uuid and not j.released.is_set()]
+        return [job.group for job in jobs if job.holds(server_uuid)]
 
     def end_all(self, server_uuid: str, wait_s: float, reason: str) -> None:
         """Wait for a server's freezes to end; end those that have not by then, and wait for their release.

@@ -53,10 +53,13 @@ class Engine:
         self.destination.start_watching()
 
     def clone(self, context: Any, orders: Sequence[tuple[bytes, str]]) -> str:
-        """Start one freeze; return its id."""
+        """Start one freeze, when former ones of the server have ended; return its id.
+
+        A clone that another host had refused comes with a freeze of its own, while its siblings still fetch.
+        """
         server = SignedOrder.decode(orders[0][0]).order().source_server
         self._contexts.keep(str(uuid.UUID(bytes=server)), context)
-        return self.source.clone(orders)
+        return self.source.clone(orders, takes_turns=True)
 
     def has_freeze(self, freeze_id: str) -> bool:
         """Whether a freeze of that id was started here."""

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit import process
-from labkit.cloud.cloud import Cloud
-from labkit.cloud.nodes import Compute
 from labkit.cloud.servers import Server
 from openstack.connection import Connection
 
@@ -116,9 +114,11 @@ class Hold:
     It has to be there before the clone is asked for, which is quick.
     """
 
-    def __init__(self, cloud: Cloud, source: Compute, until: str) -> None:
-        self._freezes = source.state_path / "freezes"
-        self._clones = [host.state_path / "clones" for host in cloud.computes]
+    def __init__(self, source: Server, until: str) -> None:
+        self._server = source.id
+        # On every host: where the source is by then is Nova's to know.
+        self._freezes = [host.state_path / "freezes" for host in source.cloud.computes]
+        self._clones = [host.state_path / "clones" for host in source.cloud.computes]
         self._until = until
         self._exporter: processes.ProcessId | None = None
         self._reached = threading.Event()
@@ -151,14 +151,15 @@ class Hold:
         self._reached.set()
 
     def _serving(self) -> processes.ProcessId | None:
-        for place in self._freezes.iterdir():
-            if _phase(place / "freeze.json") == SERVING:
-                return processes.find(place / "exporter")
+        for file in (file for place in self._freezes for file in place.glob("*/freeze.json")):
+            record = _record(file)
+            if (record.get("server"), record.get("phase")) == (self._server, SERVING):
+                return processes.find(file.parent / "exporter")
         return None
 
     def _is_provisional(self) -> bool:
-        records = (file for place in self._clones for file in place.glob("*/clone.json"))
-        return any(_phase(file) == PROVISIONAL for file in records)
+        files = (file for place in self._clones for file in place.glob("*/clone.json"))
+        return any(_record(file).get("phase") == PROVISIONAL for file in files)
 
     def _signal(self, what: signal.Signals) -> None:
         if self._exporter is not None and self._exporter.alive:
@@ -171,15 +172,15 @@ def held(source: Server, until: str = SERVING) -> Iterator[Hold]:
 
     :param until: ``serving``: nothing of it has been fetched; ``provisional``: it runs, and much of it is still to be fetched
     """
-    hold = Hold(source.cloud, source.host, until)
+    hold = Hold(source, until)
     try:
         yield hold
     finally:
         hold.let_go()
 
 
-def _phase(file: pathlib.Path) -> str:
+def _record(file: pathlib.Path) -> dict[str, Any]:
     try:
-        return str(records.read(file).get("phase"))
+        return records.read(file)
     except records.RecordError:
-        return ""  # it is not there yet, or not there any more
+        return {}  # it is not there yet, or not there any more

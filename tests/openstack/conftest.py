@@ -106,13 +106,21 @@ def _server_maker(cloud: Cloud, admin: Connection, demo: Connection) -> Callable
     ) -> Server:
         name = name or f"test-{os.getpid()}-{next(_NUMBERS)}"
         made = servers.create(cloud, client or demo, admin, name, **wished)  # type: ignore[arg-type]
-        if ready:
-            made.wait_for_status("ACTIVE")
-            made.wait_ready()
-            assert made.answers_ping(), f"{name} does not answer; {made.console.path}"
+        try:
+            if ready:
+                _require_works(made)
+        except BaseException:
+            made.delete()  # nobody has been given it who would
+            raise
         return made
 
     return make
+
+
+def _require_works(server: Server) -> None:
+    server.wait_for_status("ACTIVE")
+    server.wait_ready()
+    assert server.answers_ping(), f"{server.id} does not answer: {server.console.read()[-2000:]}"
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from tests.integration import clonelab
 # Nova's periodic tasks and Neutron's agents need their time.
 SETTLE_S = 90.0
 POLL_S = 1.0
+# Nova's API knows a server no more some seconds before its database and Placement forget it.
+STILL_S = 5.0
 # What is there for all servers of a host, or of the cloud.
 SHARED_PLACES = ("_base", "locks", "compute_nodes")
 QUERIES = {
@@ -48,6 +50,19 @@ def of_cloud(cloud: Cloud) -> frozenset[str]:
     )
 
 
+def settled(cloud: Cloud, limit_s: float = SETTLE_S) -> frozenset[str]:
+    """Everything there is, once former stories' servers are on their way no more: it has not changed for a while."""
+    deadline = time.monotonic() + limit_s
+    found, since = of_cloud(cloud), time.monotonic()
+    while time.monotonic() - since < STILL_S:
+        assert time.monotonic() < deadline, "servers of former stories still come and go"
+        time.sleep(POLL_S)
+        now = of_cloud(cloud)
+        if now != found:
+            found, since = now, time.monotonic()
+    return found
+
+
 def of_databases(cloud: Cloud) -> Iterator[str]:
     """What the services believe."""
     for what, (name, query) in QUERIES.items():
@@ -73,7 +88,7 @@ def of_host(host: Compute) -> Iterator[str]:
 @contextlib.contextmanager
 def nothing_left(cloud: Cloud, settle_s: float = SETTLE_S) -> Iterator[None]:
     """The cloud is afterwards as before, given ``settle_s`` to tidy up."""
-    before = of_cloud(cloud)
+    before = settled(cloud, settle_s)
     yield
     require_same(cloud, before, settle_s)
 

@@ -26,7 +26,7 @@ NAME = "ordinary"
 @pytest.fixture(scope="module")
 def clones(cloud: Cloud, web: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clones]:
     """Clones of ``web``. All that was ever added is gone after these stories."""
-    before = inventory.of_cloud(cloud)
+    before = inventory.settled(cloud)
     made = Clones(Tenant(cloud, tmp_path_factory.mktemp("demo")), web)
     yield made
     made.remove()

@@ -174,12 +174,19 @@ class NovaConductor:
 
     def __init__(self) -> None:
         self.built: list[dict[str, Any]] = []
-        self.came = threading.Event()
+        self._came = threading.Condition()
 
     def schedule_and_build_instances(self, context: Any, **arguments: Any) -> None:
         """Keep it."""
-        self.built.append(arguments)
-        self.came.set()
+        with self._came:
+            self.built.append(arguments)
+            self._came.notify_all()
+
+    def wait(self, count: int, limit_s: float = 5.0) -> list[dict[str, Any]]:
+        """What it was asked, when that was asked so often."""
+        with self._came:
+            assert self._came.wait_for(lambda: len(self.built) >= count, limit_s), self.built
+            return list(self.built)
 
 
 class Compute:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from nova_trusted_clone.clone.batch import Batch
 from nova_trusted_clone.clone.source import FreezeFailed
 from nova_trusted_clone.core.protocol.evidence import verify_evidence
 from nova_trusted_clone.core.protocol.order import Order
@@ -103,6 +105,54 @@ def test_siblings_succeed_or_fail_alone(make_cloud: Callable[..., Cloud]) -> Non
     assert found[good.clone_id.hex()] == ""
     assert "no route to a host that is not there" in found[bad.clone_id.hex()]
     assert clone_of(cloud, good).content("ram", "pc.ram") == MEMORY["pc.ram"]
+    assert source.facts["frozen_by"] is None
+
+
+def test_a_sibling_that_was_refused_before_the_freeze_ends_nothing(
+    make_cloud: Callable[..., Cloud], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end may be told just when the freeze of the others begins, before any of them is let in."""
+    cloud = make_cloud()
+    cloud.boot()
+    order, admit = cloud.order("a"), Batch.admit
+
+    def told_first(batch: Batch, *admitted: Any) -> None:
+        cloud.left.source.abort(order.freeze_group.hex(), "ab" * 16, "its host is full")
+        admit(batch, *admitted)
+
+    monkeypatch.setattr(Batch, "admit", told_first)
+    freeze = cloud.left.source.clone([cloud.prepare(order)])
+    assert ended(cloud, freeze) == {order.clone_id.hex(): ""}
+
+
+@pytest.mark.parametrize(("takes_turns", "reason"), [(True, ""), (False, "frozen already")])
+def test_a_freeze_may_wait_until_the_one_before_it_has_ended(
+    make_cloud: Callable[..., Cloud], takes_turns: bool, reason: str
+) -> None:
+    """A server has one at a time; a clone that is late does not end for that where it takes its turn."""
+    cloud = make_cloud()
+    source = cloud.boot()
+    held, go = threading.Event(), threading.Event()
+
+    def hold(data: bytes) -> bytes:
+        if source.facts["frozen_by"] is not None and not held.is_set():
+            held.set()
+            assert go.wait(LIMIT_S)
+        return data
+
+    cloud.tamper = hold
+    early, late = cloud.order("early"), cloud.order("late", freeze_group=b"late" * 4)
+    first = cloud.left.source.clone([cloud.prepare(early)])
+    assert held.wait(LIMIT_S)
+    second = cloud.left.source.clone([cloud.prepare(late)], takes_turns=takes_turns)
+    if takes_turns:
+        assert cloud.left.source.status(second)["phase"] == "starting"
+    else:
+        wait(cloud, late, "failed")
+    go.set()
+    assert ended(cloud, first) == {early.clone_id.hex(): ""}
+    (told,) = ended(cloud, second).values()
+    assert reason in told and bool(told) == bool(reason)
     assert source.facts["frozen_by"] is None
 
 
