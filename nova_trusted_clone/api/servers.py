@@ -24,7 +24,6 @@ from oslo_log import log as logging
 from oslo_utils import uuidutils
 
 from nova_trusted_clone.api.faults import Away, BadRequest, NotNow
-from nova_trusted_clone.api.scheduling import EachAlone
 from nova_trusted_clone.api.source import Template
 
 LOG = logging.getLogger(__name__)
@@ -56,10 +55,6 @@ class API(compute.API):
 
     _making: Making
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.compute_task_api = EachAlone()
-
     @compute.check_instance_lock
     @compute.check_instance_state(vm_state=[vm_states.ACTIVE])
     @compute.check_instance_host(check_is_up=True)
@@ -83,7 +78,7 @@ class API(compute.API):
             )
 
     def make(self, context: Any, making: Making) -> list[Any]:
-        """Create the servers, all or none, and hand them to the scheduler, each alone.
+        """Create the servers, all or none, and hand them to the scheduler.
 
         :param context: any; it need not be targeted at a cell
         :raises Exception: as nova's ``create``; ``faults.TABLE`` has them all

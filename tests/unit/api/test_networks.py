@@ -12,16 +12,18 @@ from tests.unit.api.test_refused import MISSING, refused
 
 def requested(world) -> list[tuple[str | None, str | None, str | None]]:
     """What nova-conductor is asked to plug in: network, port, address."""
-    handed = world.nova_conductor.wait(1)[-1]["requested_networks"]
+    assert world.nova_conductor.came.wait(5)
+    handed = world.nova_conductor.built[-1]["requested_networks"]
     rows = objects.NetworkRequestList.obj_from_primitive(handed, nova_context.get_admin_context())
     return [(row.network_id, row.port_id, str(row.address or "") or None) for row in rows]
 
 
 def groups(world) -> list[str]:
     """The security groups of the servers that are built."""
+    assert world.nova_conductor.came.wait(5)
     context = nova_context.get_admin_context()
     spec = objects.RequestSpec.obj_from_primitive(
-        world.nova_conductor.wait(1)[-1]["request_specs"][0], context
+        world.nova_conductor.built[-1]["request_specs"][0], context
     )
     return [group.uuid if "uuid" in group else group.name for group in spec.security_groups]
 

@@ -342,7 +342,7 @@ def test_servers_that_the_conductor_cannot_be_told_of_are_deleted_again(world, m
     source = world.server()
     reply = world.clone(source, count=2)
     assert reply.status == 503, reply.body
-    world.nova_conductor.wait(2)
+    assert world.nova_conductor.came.wait(5)
     assert set(world.conductor.groups) == set(world.conductor.cancelled)
     assert world.left()["build_requests"] == 0
     (why,) = world.conductor.cancelled.values()
