@@ -124,6 +124,10 @@ class Protection:
                 self._destination.end(str(status["clone_id"]), "the server was deleted")
             return
         if not self._destination.finish(server_uuid, self._limit_s):
-            raise Busy(
-                f"the server is a clone that still fetches from its source; {operation} is possible when it is complete"
-            )
+            raise Busy(self._unfinished(server_uuid, operation))
+
+    def _unfinished(self, server_uuid: str, operation: str) -> str:
+        status = self._destination.of_server(server_uuid)
+        if status is not None and status["phase"] == "complete":
+            return f"the server is a clone whose disks are being made its own; {operation} is possible in a moment"
+        return f"the server is a clone that still fetches from its source; {operation} is possible when it is complete"

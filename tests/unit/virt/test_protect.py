@@ -121,6 +121,12 @@ def test_a_clone_is_never_ended_for_a_reboot(need: Need) -> None:
     assert world.destination.ended == []
 
 
+def test_a_complete_clone_whose_disks_are_not_its_own_yet_does_not_claim_to_fetch() -> None:
+    world = World(destination=Destination("complete", finishes=False))
+    with pytest.raises(Busy, match="disks are being made its own; a reboot is possible in a"):
+        world.before(Need.DISRUPTS)
+
+
 def test_a_complete_clone_is_deleted_like_any_server() -> None:
     world = World(destination=Destination("complete"))
     world.before(Need.DESTROYS)
