@@ -27,6 +27,23 @@ class UnfitGuest(Exception):
     """Nova made a guest that no clone can be: the message says of what kind."""
 
 
+def immovable(running_xml: str) -> str | None:
+    """Why a server cannot be migrated while it runs; None when it can.
+
+    A clone runs on memory that its store holds as files, until it is stopped. Nova leaves a memory's backing out of what it
+    gives to the other host's libvirt, which then refuses, with both hosts prepared already.
+
+    :param running_xml: as libvirt has it now
+    """
+    source = ET.fromstring(running_xml).find("memoryBacking/source")
+    if source is None or source.get("type") != "file":
+        return None
+    return (
+        "the server is a clone that still runs on the memory it was restored into; "
+        "a live migration is possible after it was stopped and started, or rebooted hard"
+    )
+
+
 def identity(name: str, uuid: str, guest_xml: str) -> Identity:
     """Who the clone is and where its parts lie on this host.
 

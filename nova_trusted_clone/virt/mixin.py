@@ -235,11 +235,16 @@ class TrustedCloneMixin(_NovaDriver):  # type: ignore[misc]
     def check_can_live_migrate_source(
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """As Nova's, when way was made; later a freeze does not begin, since Nova says that the server migrates."""
+        """As Nova's, when way was made and it can move; later a freeze does not begin, since Nova says that it migrates."""
         try:
             self._make_way(instance, Need.DISRUPTS, "a live migration")
         except exception.InstanceInvalidState as error:
             raise exception.MigrationPreCheckError(reason=str(error)) from error
+        # With that option Nova itself has every server's memory in files, and moves it so.
+        if not CONF.libvirt.file_backed_memory:
+            reason = guest.immovable(self._host.get_guest(instance).get_xml_desc())
+            if reason is not None:
+                raise exception.MigrationPreCheckError(reason=reason)
         return super().check_can_live_migrate_source(context, instance, *args, **kwargs)
 
     def migrate_disk_and_power_off(

@@ -187,7 +187,22 @@ def test_what_is_done_with_a_source_waits_for_its_clone(
     require_done(clones.source, done)
 
 
-@pytest.mark.parametrize("operation", [snapshot, reboot, live_migration])
+def test_a_clone_moves_after_it_was_rebooted(clones: Clones) -> None:
+    """Until then its memory is its store's, and Nova is told so before either host has done anything."""
+    clone = clones.made(NAME)
+    done = live_migration(clone)
+    wait_until_idle(clone)
+    assert not done()
+    (refused,) = [one for one in actions(clone) if one.action == "live-migration"]
+    assert refused.message == "Error"
+    assert clone.status == "ACTIVE"
+    require_done(clone, reboot(clone))
+    done = live_migration(clone)
+    assert process.wait_until(done, LIMIT_S, 1.0)
+    require_done(clone, done)
+
+
+@pytest.mark.parametrize("operation", [snapshot, reboot])
 def test_what_is_done_with_a_clone_waits_until_it_is_complete(
     clones: Clones, operation: Callable[[Server], Callable[[], bool]]
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from nova.virt.libvirt import config
 
 from nova_trusted_clone.ports import HostSide
-from nova_trusted_clone.virt.guest import UnfitGuest, identity, with_generation_id
+from nova_trusted_clone.virt.guest import UnfitGuest, identity, immovable, with_generation_id
 from tests.unit.virt.novaguest import DIRECTORY, MACS, NAME, SECRET, SERVER, disk, guest
 
 
@@ -122,3 +122,18 @@ def test_other_machines_stay_as_they_are() -> None:
     lxc = config.LibvirtConfigGuest()
     lxc.virt_type, lxc.uuid = "lxc", SERVER
     assert with_generation_id(lxc.to_xml()) == lxc.to_xml()
+
+
+@pytest.mark.parametrize(
+    ("backing", "stays"),
+    [
+        ("", False),
+        ("<memoryBacking/>", False),
+        ("<memoryBacking><source type='memfd'/></memoryBacking>", False),
+        ("<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>", True),
+    ],
+)
+def test_a_server_on_its_stores_memory_cannot_be_moved_yet(backing: str, stays: bool) -> None:
+    reason = immovable(f"<domain>{backing}<devices/></domain>")
+    assert (reason is not None) == stays
+    assert reason is None or "stopped and started" in reason
