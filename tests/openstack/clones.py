@@ -21,7 +21,7 @@ from nova_trusted_clone.datapath import processes
 from tests.openstack.tenant import LIMIT_S, Done, Running, Tenant
 
 ENDED = ("complete", "failed", "aborted")
-SERVING, PROVISIONAL = "serving", "provisional"
+SERVING, PROVISIONAL, SLOWED = "serving", "provisional", "slowed"
 LOOK_S = 0.02
 # A tenth of the usual rate, so that a clone which runs already has not fetched all of it.
 RUNNING_S, STOPPED_S = 0.02, 0.18
@@ -142,13 +142,18 @@ class Hold:
                 return
             self._exporter = self._serving()
         self._signal(signal.SIGSTOP)
-        while self._until == PROVISIONAL and not self._is_provisional():
+        if self._until == SLOWED:
+            self._reached.set()
+        while self._until != SERVING and not self._is_reached():
             if self._over.wait(STOPPED_S):
                 return
             self._signal(signal.SIGCONT)
             time.sleep(RUNNING_S)
             self._signal(signal.SIGSTOP)
         self._reached.set()
+
+    def _is_reached(self) -> bool:
+        return self._until == PROVISIONAL and self._is_provisional()
 
     def _serving(self) -> processes.ProcessId | None:
         for file in (file for place in self._freezes for file in place.glob("*/freeze.json")):
@@ -170,7 +175,8 @@ class Hold:
 def held(source: Server, until: str = SERVING) -> Iterator[Hold]:
     """Hold the next clone of a server until the end of this block, or until it is let go.
 
-    :param until: ``serving``: nothing of it has been fetched; ``provisional``: it runs, and much of it is still to be fetched
+    :param until: ``serving``: nothing of it has been fetched; ``provisional``: it runs, and much of it is still to be fetched;
+        ``slowed``: it goes on all the time, at a tenth of its rate
     """
     hold = Hold(source, until)
     try:

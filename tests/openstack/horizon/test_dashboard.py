@@ -20,7 +20,7 @@ from selenium.webdriver.common.keys import Keys
 
 from nova_trusted_clone.client.rest import TrustedClones
 from nova_trusted_clone.client.values import Clone
-from tests.openstack.clones import PROVISIONAL, held
+from tests.openstack.clones import SLOWED, held
 from tests.openstack.horizon.browser import Person
 from tests.openstack.tenant import Tenant
 
@@ -117,7 +117,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(demo_person: Person, web: Server, demo: Connection, name: str) -> Iterator[Made]:
-    """Two clones by the button, watched until they are complete; held on their way until the bar was seen."""
+    """Two clones by the button, watched until they are complete; slowed until the bar was seen."""
     person = demo_person
     seen: list[str] = []
     api = TrustedClones(demo.compute)
@@ -137,7 +137,7 @@ def made(demo_person: Person, web: Server, demo: Connection, name: str) -> Itera
         return watched() or any(BAR.search(said) for said in seen)
 
     try:
-        with held(web, PROVISIONAL):
+        with held(web, SLOWED):
             open_form(person, name)
             person.fill("id_name", "copy")
             person.fill("id_count", str(COUNT))
