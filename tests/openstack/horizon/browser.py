@@ -121,7 +121,10 @@ class Person:
         return [one for one in said if one]
 
     def choose(self, table: str, name: str, action: str) -> None:
-        """Take an action of the row's menu, which opens if it has to."""
+        """Take an action of the row's menu, which opens if it has to; again if Horizon draws the row anew meanwhile."""
+        self.until(lambda: self._chosen(table, name, action), f"{action} of {name}")
+
+    def _chosen(self, table: str, name: str, action: str) -> bool:
         row = self.row(table, name)
         assert row is not None, f"{table} has no row {name}"
         for one in row.find_elements(By.CSS_SELECTOR, ".actions_column .dropdown-toggle"):
@@ -129,7 +132,7 @@ class Person:
         for cell in row.find_elements(By.CSS_SELECTOR, ".actions_column a, .actions_column button"):
             if (cell.get_attribute("textContent") or "").strip() == action:
                 cell.click()
-                return
+                return True
         raise AssertionError(f"row {name} offers {self.actions(table, name)}, not {action}")
 
     # -- doing --------------------------------------------------------------------------------------------------------
