@@ -201,8 +201,8 @@ def test_a_freeze_whose_events_libvirt_keeps_to_itself_is_one_all_the_same(
 ) -> None:
     monkeypatch.setattr(connection.EventTimes, "_note", lambda *_arguments: None)
     freeze = Freeze.begin(guest, "freeze")
-    # Longer than it was, and not by much.
-    assert 0.25 < freeze.freeze().pause_s < 5
+    # Our own clock's, which is longer than the pause was: QEMU is asked after a quarter of a second.
+    assert freeze.freeze().pause_s > 0.25
     freeze.read_all(tmp_path)
     freeze.release()
     assert traces(guest, freeze.directory) == []

@@ -43,8 +43,9 @@ _WORD = struct.Struct(">Q")
 # The kernel makes the least possible of it, some KiB.
 _LEAST_BUFFER_BYTES = 1
 _FILLING = bytes(1024)
-# The guest runs within milliseconds of the word, and the pipe ends with it; if neither, reading can do no harm.
-_RUNS_WITHIN_MS = 1000
+# The guest runs within milliseconds of the word, and the pipe ends with it. If not, QEMU may be what waits: its main thread
+# for a page that its snapshot thread cannot send, as the connection is full.
+_RUNS_WITHIN_MS = 50
 # Far more than the least buffer takes.
 _MOST_FILLING = 1 << 20
 _THREAD = "bg_snapshot"
