@@ -38,16 +38,23 @@ class FetchSettings:
 
     :ivar bulk_lines: lines besides the one for faults; a line is bound by one core's TLS
     :ivar window: requests under way on a line: with 1 MiB each, 12 MiB in all keep 1 GB/s busy over a round trip of 12 ms
-    :ivar silence_limit_s: a line that says nothing for so long is given up; the exporter gives notice every 2 s
     :ivar network_limit_s: the transfer fails when nothing came for so long though something was asked for
     """
 
     bulk_lines: int = 3
     window: int = 4
-    silence_limit_s: float = 10.0
     network_limit_s: float = 60.0
     first_pause_s: float = 0.05
     longest_pause_s: float = 2.0
+
+    @property
+    def silence_limit_s(self) -> float:
+        """A line that says nothing for so long is given up.
+
+        A part of the network's limit, so that a silent line is tried again several times before that and slow hosts have
+        their time. Two of the exporter's notices long at least, so that a busy source is not taken for a dead line.
+        """
+        return max(SHORTEST_SILENCE_S, self.network_limit_s / 6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +109,6 @@ class Lines:
         self.stopped = threading.Event()
         self.received = RateMeter()
 
-    @property
-    def _silence_limit_s(self) -> float:
-        # Shorter than the network's limit, so that a silent line is tried again before that; but
-        # two of the exporter's notices long, so that a busy source is not taken for a dead line.
-        half_s = max(SHORTEST_SILENCE_S, self.settings.network_limit_s / 2)
-        return min(self.settings.silence_limit_s, half_s)
-
     def open(self) -> Channel:
         """Open a line and exchange HELLOs.
 
@@ -118,7 +118,11 @@ class Lines:
         end = self._endpoint
         channel = Channel(
             tls.open_channel(
-                self._identity, end.certificate_der, end.host, end.port, self._silence_limit_s
+                self._identity,
+                end.certificate_der,
+                end.host,
+                end.port,
+                self.settings.silence_limit_s,
             )
         )
         try:

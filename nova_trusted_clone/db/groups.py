@@ -67,10 +67,12 @@ class Groups:
 
         :raises SourceBusy: when its source is being cloned for another; of two at the same moment, one is
         """
+        # The source first: where it was taken for this very group meanwhile, the group is seen then, whatever the isolation.
+        taken = session.get(SourceRow, group.source_server)
         row = session.get(GroupRow, group.id)
         if row is not None:
             return rows.to_group(row)
-        _take_source(session, group)
+        _take_source(session, group, taken)
         session.add(rows.from_group(group))
         return group
 
@@ -169,12 +171,11 @@ class Groups:
         return [rows.to_group(row) for row in session.scalars(query.limit(100))]
 
 
-def _take_source(session: orm.Session, group: Group) -> None:
-    """Make a group the one that its source is cloned for.
+def _take_source(session: orm.Session, group: Group, taken: SourceRow | None) -> None:
+    """Make a group the one that its source is cloned for, instead of the one that it was ``taken`` for.
 
     Of two that do so at once, one finds its insert or update in vain, is repeated, and then sees the other's.
     """
-    taken = session.get(SourceRow, group.source_server)
     if taken is None:
         session.add(SourceRow(server_id=group.source_server, group_id=group.id))
         session.flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import nova.conf
 import oslo_messaging as messaging
 from nova import exception, rpc
+from nova.virt import event as virtevent
 from oslo_log import log as logging
 
 from nova_trusted_clone.conf import opts
@@ -19,6 +20,7 @@ from nova_trusted_clone.rpc.conductor import ConductorAPI
 from nova_trusted_clone.virt import configdrive, guest, servers, startup
 from nova_trusted_clone.virt.endpoint import ComputeEndpoint
 from nova_trusted_clone.virt.follow import Follower
+from nova_trusted_clone.virt.lifecycle import Lifecycle
 from nova_trusted_clone.virt.protect import Busy, Need, Protection
 from nova_trusted_clone.virt.receive import Build, Parts, receive
 from nova_trusted_clone.virt.reception import Receptions
@@ -48,6 +50,7 @@ class TrustedCloneMixin(_NovaDriver):  # type: ignore[misc]
         )
         self._clones = CloneService(self._follower.listen, self._follower.start)
         self._clone_rpc: Any = None
+        self._lifecycle = Lifecycle(super().emit_event)
 
     # -- the service's life -------------------------------------------------------------------------------------------
 
@@ -83,6 +86,13 @@ class TrustedCloneMixin(_NovaDriver):  # type: ignore[misc]
             provider_tree.add_traits(nodename, TRAIT)
         else:
             provider_tree.remove_traits(nodename, TRAIT)
+
+    def emit_event(self, event: Any) -> None:
+        """As Nova's, but a lifecycle's event does not hold up libvirt's event loop while Nova takes it in."""
+        if isinstance(event, virtevent.LifecycleEvent):
+            self._lifecycle.take(event)
+        else:
+            super().emit_event(event)
 
     def _parts(self) -> Parts | None:
         engine = self._clones.engine

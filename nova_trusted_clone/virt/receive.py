@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import nova.conf
+import oslo_messaging
 from nova import exception
 from nova.compute import utils as compute_utils
 from nova.virt import driver as virt_driver
@@ -225,7 +226,14 @@ class Receiver:
             self._require_wanted()
 
     def _require_wanted(self) -> None:
-        servers.require_wanted(self._build.context, self._instance.uuid)
+        """A broker, conductor or database that does not answer says nothing about the server: it is asked again.
+
+        :raises InstanceNotFound: it is wanted no longer
+        """
+        try:
+            servers.require_wanted(self._build.context, self._instance.uuid)
+        except oslo_messaging.MessagingException as error:
+            LOG.warning("is it still wanted? %s", error, instance=self._instance)
 
     def _become_ordinary(self) -> None:
         """From here on nothing but the marks says that it is a clone."""

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-import sqlalchemy
+import sqlalchemy.orm
 
 from nova_trusted_clone.db import migration
 from nova_trusted_clone.db.clones import Change
@@ -52,7 +52,23 @@ def database(server):
 
 
 class TestContract(contract.Contract):
-    """As on sqlite."""
+    """As on sqlite, whose writers come one after another."""
+
+    def test_the_same_group_begun_between_two_looks_is_found(self, store, monkeypatch):
+        """The request came twice, and the other one was taken up in the middle of this one."""
+        made = contract.group()
+        twin = dataclasses.replace(made, nonce=f"{7:032x}")
+        look, looks = sqlalchemy.orm.Session.get, []
+
+        def get(session, entity, key, **options):
+            found = look(session, entity, key, **options)
+            looks.append(entity)
+            if len(looks) == 1:
+                store.groups.begin(twin)
+            return found
+
+        monkeypatch.setattr(sqlalchemy.orm.Session, "get", get)
+        assert store.groups.begin(made).nonce == twin.nonce
 
 
 def test_a_killed_server_loses_no_change_and_makes_none_twice(server, database):

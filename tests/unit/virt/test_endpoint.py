@@ -15,7 +15,7 @@ from nova_trusted_clone.rpc.compute import ComputeAPI
 from nova_trusted_clone.rpc.errors import Conflict, Invalid, NotFound, Refused
 from nova_trusted_clone.virt import endpoint as module
 from nova_trusted_clone.virt.endpoint import ComputeEndpoint
-from nova_trusted_clone.virt.peers import RpcPeer
+from nova_trusted_clone.virt.peers import STATUS_TIMEOUT_S, RpcPeer
 from nova_trusted_clone.virt.reception import CloneEnded, Reception, Receptions
 from tests.unit.rpc.broker import broker, context, serving
 from tests.unit.virt.fakes import CLONE, FREEZE, SERVER, Engine, Service
@@ -215,3 +215,28 @@ def test_a_message_is_one_megabyte_at_most(world: World) -> None:
     large = base64.b64encode(bytes((1 << 20) + 1)).decode()
     with pytest.raises(Invalid, match=r"message\.data"):
         world.api.peer(context(), HOST, CLONE, "message", {"data": large})
+
+
+def test_a_question_that_a_broker_lost_is_soon_asked_anew() -> None:
+    waited: dict[str, float] = {}
+
+    class Api:
+        def peer(
+            self,
+            _context: object,
+            _host: str,
+            _clone: str,
+            operation: str,
+            _arguments: object,
+            *,
+            timeout_s: float,
+        ) -> dict[str, object]:
+            waited[operation] = timeout_s
+            return {}
+
+    for timeout_s in (60, 3):
+        peer = RpcPeer(HOST, timeout_s, Api())  # type: ignore[arg-type]
+        peer.call("status", clone_id=CLONE)
+        peer.call("message", clone_id=CLONE, data=b"")
+        assert waited["message"] == timeout_s
+        assert waited["status"] == min(timeout_s, STATUS_TIMEOUT_S)
