@@ -74,7 +74,10 @@ class Clones:
         """A complete clone."""
         done = self.begin(name, *words).done()
         assert phases(done) == ["complete"], done.err
-        return self.server(name)
+        server = self.server(name)
+        # All of it may be there before Nova has heard that its port is up.
+        server.wait_for_status()
+        return server
 
     def wait_for_end(self, name: str) -> str:
         """The phase in which the clone of that name has ended."""

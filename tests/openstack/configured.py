@@ -51,12 +51,20 @@ def restart(
     services = [compute.service(host) for host in hosts]
     for service in services:
         service.stop()
+    with known_again(cloud, [host.name for host in hosts]):
+        meanwhile()
+        for service in services:
+            service.start()
+
+
+@contextlib.contextmanager
+def known_again(cloud: Cloud, names: Sequence[str]) -> Iterator[None]:
+    """Start hosts' nova-compute within the block; wait until Nova has heard of them.
+
+    The scheduler takes no other host, and Nova's API deletes a server of another without asking it.
+    """
     stopped = cloud.ask(_heard)
-    meanwhile()
-    for service in services:
-        service.start()
-    # The scheduler takes no host of which it has not heard for a while.
-    names = [host.name for host in hosts]
+    yield
 
     def heard() -> bool:
         now = cloud.ask(_heard)

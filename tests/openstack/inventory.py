@@ -24,7 +24,7 @@ POLL_S = 1.0
 # Nova's API knows a server no more some seconds before its database and Placement forget it.
 STILL_S = 5.0
 # What is there for all servers of a host, or of the cloud.
-SHARED_PLACES = ("_base", "locks", "compute_nodes")
+SHARED_PLACES = ("_base", "locks", "compute_nodes", "snapshots")
 QUERIES = {
     "server": ("nova_cell1", "SELECT uuid FROM instances WHERE deleted = 0"),
     "server without a host": ("nova_cell0", "SELECT uuid FROM instances WHERE deleted = 0"),

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
-from labkit import process
+from labkit import guests, process
 from labkit.cloud import resources
 from labkit.cloud.cloud import Cloud
 from labkit.cloud.servers import Server
@@ -114,6 +114,11 @@ def test_it_is_resized(clone: Server, demo: Connection) -> None:
         require_works(clone, anew=True)
     assert clone.host != former
     assert clone.shown().flavor.name == "medium"
+    # Whoever's server it is, Nova 34 leaves its secret with the host that it left (``LibvirtDriver._cleanup_resize``).
+    with guests.connected(former) as connection:
+        for secret in connection.listAllSecrets():
+            if secret.usageID() == clone.id:
+                secret.undefine()
 
 
 def test_its_evidence_can_still_be_had(
@@ -150,13 +155,9 @@ class TestWithoutVtpm:
         demo.compute.unrescue_server(plain.id)
         require_works(plain, anew=True)
 
-    def test_it_is_shelved(self, plain: Server, demo: Connection, admin: Connection) -> None:
+    def test_it_is_shelved(self, plain: Server, demo: Connection) -> None:
         """Offloaded, it has no host; unshelved, it boots from the image that it was kept as, and is not received again."""
         demo.compute.shelve_server(plain.id)
-        shelved = ("SHELVED", "SHELVED_OFFLOADED", "ERROR")
-        assert process.wait_until(lambda: plain.status in shelved, LIMIT_S, 0.5)
-        if plain.status == "SHELVED":
-            admin.compute.shelve_offload_server(plain.id)
         plain.wait_for_status("SHELVED_OFFLOADED")
         demo.compute.unshelve_server(plain.id)
         require_works(plain, anew=True)

@@ -34,7 +34,8 @@ def cut_off(cloud: Cloud, host: str) -> None:
     assert service.process is not None
     os.kill(service.process.pid, signal.SIGKILL)
     assert process.wait_until(lambda: service.process is None, 10)
-    service.start()
+    with configured.known_again(cloud, [host]):
+        service.start()
 
 
 @pytest.mark.parametrize(("side", "until"), [("source", SERVING), ("destination", PROVISIONAL)])

@@ -198,12 +198,19 @@ def report_rows(report: DemoReport) -> list[tuple[str, ...]]:
         ),
         own("its own check", "self_check"),
         ("pause", f"{report.source_pause_ms:.1f} ms", *("" for _ in clones)),
-        ("first output after", "", *(seconds_text(clone.first_output_s) for clone in clones)),
+        ("first output after", "", *(_first_output(clone) for clone in clones)),
         ("complete after", "", *(seconds_text(clone.complete_s) for clone in clones)),
         ("pages verified", "", *(str(clone.pages_verified) for clone in clones)),
         ("bytes verified", "", *(size_text(clone.bytes_verified) for clone in clones)),
         ("evidence", "", *(clone.evidence for clone in clones)),
     ]
+
+
+def _first_output(clone: CloneReport) -> str:
+    """A clone that is complete has said something, whether or not anybody looked when."""
+    if clone.first_output_s is None and clone.complete_s is not None:
+        return "not measured"
+    return seconds_text(clone.first_output_s)
 
 
 def seconds_text(value: float | None) -> str:

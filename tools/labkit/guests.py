@@ -30,6 +30,7 @@ class Wish:
     :ivar disks: sizes in MiB, one for each disk (vda, vdb, ...)
     :ivar vtpm_secret: UUID of a libvirt secret of the host that encrypts the vTPM's state
     :ivar pages: pages of 4 KiB under check; 0: half of the memory
+    :ivar touched: whether it writes once to all of its memory
     """
 
     name: str = "web-1"
@@ -44,6 +45,7 @@ class Wish:
     video: bool = False
     pages: int = 0
     page_rate: int = 2000
+    touched: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,7 @@ def start(host: Host, wish: Wish) -> Guest:
         video=wish.video,
         pages=wish.pages,
         page_rate=wish.page_rate,
+        touched=wish.touched,
     )
     try:
         with connected(host) as connection:

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 CLONE_NEWNET = 0x40000000
 LISTENING = "0A"  # linux/tcp_states.h, as /proc/net/tcp shows it
+# Open namespaces that this process is not in while it is ``inside`` others, outermost first.
+_left: list[int] = []
 T = TypeVar("T")
 
 
@@ -40,9 +42,11 @@ def inside(pid: int) -> Iterator[None]:
     """The calling thread in the network namespace of ``pid`` for a block of code; threads that it starts there stay there."""
     with pathlib.Path("/proc/thread-self/ns/net").open("rb") as own:
         enter(pid)
+        _left.append(own.fileno())
         try:
             yield
         finally:
+            _left.remove(own.fileno())
             _enter(own.fileno())
 
 
@@ -76,5 +80,5 @@ def listens(pid: int, port: int) -> bool:
 
 
 def outside() -> list[str]:
-    """The words before a command that is to run in the network of this process's parent, while it is ``inside`` another."""
-    return ["nsenter", f"--net=/proc/{os.getppid()}/ns/net", "--"]
+    """The words before a command that is to run in this process's own network, while it is ``inside`` another."""
+    return ["nsenter", f"--net=/proc/{os.getpid()}/fd/{_left[0]}", "--"] if _left else []

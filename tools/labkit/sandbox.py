@@ -33,6 +33,8 @@ BOUND_FILES: Binds = (
     ("swtpm_setup.conf", "/etc/swtpm_setup.conf"),
 )
 START_LIMIT_S = 10.0
+# The product's bulk ports, as etc/sysctl.d keeps them free on a real host: no connection of the host's own begins at one.
+RESERVED_PORTS = "49300-49363"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Sandbox:
                 # /sys/class/net shows the network namespace of whoever mounted it.
                 "mount -t sysfs sysfs /sys",
                 f"echo {self.hostname} > /proc/sys/kernel/hostname",
+                f"echo {RESERVED_PORTS} > /proc/sys/net/ipv4/ip_local_reserved_ports",
                 "ip link set lo up",
             ]
         )

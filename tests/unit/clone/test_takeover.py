@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -144,6 +145,23 @@ def test_disks_that_do_not_settle_now_settle_later_and_are_told_of_once(host: An
     assert clone.settled
     assert host.destination.settled == 2
     assert records.read(host.place.clones / CLONE / "clone.json")["settled"]
+
+
+def test_a_clone_that_is_removed_while_its_disks_settle_is_no_error(
+    host: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clone = clone_of(host)
+    clone.resume(record_of(Phase.COMPLETE))
+
+    def settle(*_: object) -> None:
+        clone.forget("the server was deleted")
+        raise RuntimeError("domain not found")
+
+    host.destination.settle = settle
+    clone.settle()
+    assert "removed while its disks settled: domain not found" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_clones_place_on_its_host_is_kept_with_it(host: Any) -> None:

@@ -77,6 +77,13 @@ def test_the_table_names_every_server_and_figure() -> None:
     assert rows["evidence"] == ("", "accepted")
 
 
+def test_a_complete_clone_whose_output_nobody_timed_is_not_said_to_be_silent() -> None:
+    clone = dataclasses.replace(CLONE, first_output_s=None, complete_s=221.34)
+    rows = {row[0]: row[1:] for row in report_rows(DemoReport(SOURCE, 31.25, (clone,)))}
+    assert rows["first output after"] == ("", "not measured")
+    assert rows["complete after"] == ("", "221.34 s")
+
+
 def test_the_table_is_drawn() -> None:
     console, out = _console(terminal=False)
     show_report(DemoReport(SOURCE, 31.25, (CLONE,)), console)

@@ -14,7 +14,7 @@ UNIX_PATH_BYTES = 108
 def test_socket_paths_fit_below_a_deep_directory(tmp_path: pathlib.Path) -> None:
     lab = Lab.at(LabPaths(tmp_path / ("deep" * 40), tmp_path))
     # The deepest that the agent makes: an exporter's drain socket.
-    deepest = lab.source.state_path / "freezes" / ("0" * 32) / "exporter" / "drain.sock"
+    deepest = lab.source.state_path / "freezes" / ("0" * 32) / "exporter" / "capture.sock"
     assert len(bytes(deepest)) < UNIX_PATH_BYTES
 
 

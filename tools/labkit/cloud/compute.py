@@ -65,7 +65,6 @@ def _compute(host: Compute) -> ini.Sections:
             "host": host.name,
             "compute_driver": PLAIN_DRIVER,
             "force_raw_images": True,
-            "vif_plugging_timeout": 60,
             "vif_plugging_is_fatal": True,
             "resume_guests_state_on_host_boot": False,
             # Three nodes share one machine: each is told that it has more than there is.

@@ -124,6 +124,9 @@ class _Demo:
 
     def _clone_row(self, clone: Clone) -> CloneRow:
         server = Server(self._cloud, self._tenant, self._admin, clone.server_id)
+        if clone.complete:
+            # All of it may be there before Nova has heard that its port is up.
+            server.wait_for_status()
         return CloneRow(
             server=self._server_row(server) if clone.complete else _failed(clone),
             pause_ms=None if clone.pause_us is None else clone.pause_us / 1e3,

@@ -3,8 +3,10 @@
 ``br-data`` is connected to the data network; Neutron's agent makes ``br-int`` and what joins them.
 
 A switch in user space turns its ports promiscuous by reading an interface's flags and writing them back. When libvirt sets a
-guest's new interface up in between, it is down again, and the guest without a network. The kernel's switch knows no such race;
-here a watch on each host sets such interfaces up.
+guest's new interface up in between, it is down again, and the guest without a network. Nor does it notice when an interface
+goes and comes again between two of its looks (a rescue does that): it goes on listening to the one that is gone, and the new
+one is never promiscuous. The kernel's switch knows no such races; here a watch on each host sets such interfaces up, and asks
+for another port number, by which the switch opens them anew.
 """
 
 from __future__ import annotations
@@ -27,12 +29,37 @@ DATAPATH = "netdev"
 INTEGRATION = "br-int"
 DATA_BRIDGE = "br-data"
 WATCH = """\
-ip -o monitor link | while read -r _number name flags _rest; do
-    case "$name $flags" in
-    *,UP,* | *,UP\\>*) ;;
-    tap*) ip link set "${name%%[:@]*}" up ;;
-    esac
-done
+lost=" "
+while :; do
+    read -r -t 2 _number name flags _rest
+    ended=$?
+    if [ $ended -eq 0 ]; then
+        case "$name $flags" in
+        *,UP,* | *,UP\\>*) ;;
+        tap*) ip link set "${name%%[:@]*}" up ;;
+        esac
+    elif [ $ended -gt 128 ]; then
+        found=" "
+        while read -r _number name flags _rest; do
+            case "$name $flags" in
+            tap*PROMISC*) ;;
+            tap*)
+                name="${name%%[:@]*}"
+                found="$found$name "
+                case "$lost" in
+                *" $name "*)
+                    echo "$name: opened anew"
+                    ovs-vsctl --if-exists set interface "$name" ofport_request=$((RANDOM % 20000 + 1000))
+                    ;;
+                esac
+                ;;
+            esac
+        done < <(ip -o link show up)
+        lost="$found"
+    else
+        exit 1
+    fi
+done < <(ip -o monitor link)
 """
 
 

@@ -37,6 +37,7 @@ static void read_options(void)
     options.rest = (unsigned)option(line, "rest=", options.rest);
     options.boot_mib = (unsigned)option(line, "bootmib=", options.boot_mib);
     options.dhcp = (int)option(line, "dhcp=", 0);
+    options.touch = (int)option(line, "touch=", 0);
     if (options.disk_rate == 0)
         options.disk_rate = 1;
 }

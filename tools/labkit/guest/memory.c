@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 #include <fcntl.h>
 #include <termios.h>
@@ -132,6 +133,24 @@ static void *tick(void *unused)
     return NULL;
 }
 
+/* Nearly all that is free: with the last of it the kernel would end this process. */
+static void touch_all(void)
+{
+    struct sysinfo found;
+
+    if (sysinfo(&found) != 0)
+        return;
+    size_t size = (size_t)found.freeram / 100 * 97 * found.mem_unit;
+    uint8_t *all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED) {
+        say("ERROR what=touch bytes=%zu", size);
+        return;
+    }
+    for (size_t at = 0; at < size; at += PAGE_BYTES)
+        all[at] = 1;
+    munmap(all, size);
+}
+
 static uint64_t half_of_memory(void)
 {
     return (uint64_t)sysconf(_SC_PHYS_PAGES) / 2;
@@ -139,6 +158,8 @@ static uint64_t half_of_memory(void)
 
 uint64_t memory_start(void)
 {
+    if (options.touch)
+        touch_all();
     pages = options.pages ? options.pages : half_of_memory();
     memory = mmap(NULL, pages * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     version = calloc(pages, sizeof *version);

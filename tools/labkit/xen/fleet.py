@@ -5,10 +5,12 @@ The operator's own part is done here, the hosts' part there, by the tool that an
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from labkit import hardware_tpm
@@ -28,6 +30,10 @@ IDENTITY = "/etc/nova-trusted-clone/identity"
 STATE = pathlib.PurePosixPath("/var/lib/nova-trusted-clone")
 CONFIG = "/etc/nova-trusted-clone/agent.conf"
 LOG = "/var/log/nova-trusted-clone-agent.log"
+AGENT = "nova_trusted_clone.cmd.agent"
+AGENT_PID = "/run/nova-trusted-clone-agent.pid"
+# Emulated twice over, hosts need their time.
+LIMITS = {"message_timeout_s": 300, "network_limit_s": 300}
 VENV_PYTHON = "/opt/venv/bin/python"
 MANAGE = (VENV_PYTHON, "-m", "nova_trusted_clone.cmd.manage")
 START_LIMIT_S = 300.0
@@ -69,17 +75,21 @@ class Fleet:
 
         :param settings: of the policy, other than its strict ones
         """
+        self._on_both(self._enrol)
+        # Each adds to what the other learned.
         for machine in self.hosts.machines:
-            machine.run(["mkdir", "-p", "/etc/nova-trusted-clone"])
-            self._enrol(machine)
             self._learn(machine)
         known = json.loads(self.policy.read_text())
         self.policy.write_text(json.dumps({**known, **settings}, indent=2))
-        for machine in self.hosts.machines:
-            self._configure(machine)
-            self._start_agent(machine)
+        self._on_both(self.start_agent)
+
+    def _on_both(self, step: Callable[[Machine], None]) -> None:
+        """A step on both hosts at once: each is a processor's work."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(step, self.hosts.machines))
 
     def _enrol(self, machine: Machine) -> None:
+        machine.run(["mkdir", "-p", "/etc/nova-trusted-clone"])
         shared = machine.shared
         asking = ["enrol", "request", "--host-id", machine.name, "--identity", IDENTITY]
         machine.run([*MANAGE, *asking, "--output", "/lab/request"])
@@ -100,7 +110,7 @@ class Fleet:
         machine.run([*MANAGE, *words, "--policy", "/lab/policy.json"])
         self.policy.write_bytes(passed.read_bytes())
 
-    def _configure(self, machine: Machine) -> None:
+    def _configure(self, machine: Machine, limits: Mapping[str, int]) -> None:
         shared = machine.shared
         (shared / "policy.json").write_bytes(self.policy.read_bytes())
         (shared / "anchors.pem").write_bytes((self._directory / "anchors.pem").read_bytes())
@@ -115,17 +125,24 @@ class Fleet:
             "libvirt_uri": URI,
             "listen_address": machine.address,
             "peer_port": str(PEER_PORT),
-            # Emulated twice over, hosts need their time.
-            "message_timeout_s": "300",
-            "network_limit_s": "300",
+            **{name: str(value) for name, value in limits.items()},
         }
         lines = ["[DEFAULT]", "debug = true", "[trusted_clone]"]
         lines += [f"{name} = {value}" for name, value in options.items()]
         machine.run(["tee", CONFIG], script="\n".join(lines) + "\n")
 
-    def _start_agent(self, machine: Machine) -> None:
-        command = f"setsid {VENV_PYTHON} -m nova_trusted_clone.cmd.agent --config-file {CONFIG}"
-        machine.run(["bash", "-c", f"{command} >{LOG} 2>&1 </dev/null &"])
+    def start_agent(self, machine: Machine, module: str = AGENT, **limits: int) -> None:
+        """Start a host's agent, in the place of one that runs already.
+
+        :param module: a program of the tests in its place
+        :param limits: options other than ``LIMITS``
+        :raises LabError: it does not answer
+        """
+        self._configure(machine, {**LIMITS, **limits})
+        former = f"[ ! -e {AGENT_PID} ] || {{ kill $(cat {AGENT_PID}); tail --pid=$(cat {AGENT_PID}) -f /dev/null; }}"
+        command = f"setsid {VENV_PYTHON} -m {module} --config-file {CONFIG}"
+        begin = f"{command} >>{LOG} 2>&1 </dev/null & echo $! >{AGENT_PID}"
+        machine.run(["bash", "-c", f"{former}\n{begin}"])
         admin = machine.forward(STATE / "admin.sock", "admin.sock")
         deadline = time.monotonic() + START_LIMIT_S
         while not _answers(admin):

@@ -90,6 +90,13 @@ class XenGuest:
                 raise ConsoleTimeout(f"{self.name} did not print {kind} within {limit_s:.0f} s")
             time.sleep(POLL_S)
 
+    @property
+    def runs(self) -> bool:
+        """Whether its host has it."""
+        return (
+            self.name in self.host.run(["virsh", "-c", "xen:///system", "list", "--name"]).split()
+        )
+
     def destroy(self) -> None:
         """End it."""
         self.host.run(["virsh", "-c", "xen:///system", "destroy", self.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import dataclasses
 import fcntl
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from labkit import hardware_tpm
 from labkit.errors import LabError
-from labkit.paths import LabPaths
+from labkit.paths import CHECKOUT, LabPaths
 from labkit.xen import image
 from labkit.xen.machine import Machine
 
@@ -69,6 +70,8 @@ class XenHosts:
                 raise
 
     def _start(self, made: image.HostImage, report: Report) -> None:
+        # The hosts see the checkout and cannot write there.
+        compileall.compile_dir(CHECKOUT / "nova_trusted_clone", quiet=1)
         vendor = hardware_tpm.make_vendor(self.paths.root / "xen" / "tpm-vendor")
         cable = self.paths.run / "xen" / "cable"
         for machine in self.machines:

@@ -43,7 +43,7 @@ PACKAGES = (
     *("openssh-server", "strace"),
     # what the project needs besides its venv
     *("python3", "swtpm", "swtpm-tools", "gnutls-bin", "fuse3", "libfuse3-3", "libjson-c5"),
-    *("libtss2-esys-3.0.2-0", "libtss2-rc0", "libtss2-tctildr0", "libtss2-mu0"),
+    *("libtss2-esys-3.0.2-0", "libtss2-fapi1", "libtss2-rc0", "libtss2-tctildr0", "libtss2-mu0"),
     *("libtss2-tcti-device0", "libtss2-tcti-swtpm0"),
 )
 OMITTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
@@ -177,6 +177,8 @@ def _make_venv(root: pathlib.Path) -> None:
         "pip",
         "install",
         "-q",
+        # An emulated processor compiles for minutes what is there already.
+        "--compile-bytecode",
         "--python",
         venv / "bin/python",
     ]

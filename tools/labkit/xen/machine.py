@@ -29,6 +29,7 @@ XEN_OPTIONS = (
 )
 DOM0_OPTIONS = "console=hvc0 loglevel=4 mitigations=off"
 START_LIMIT_S = 600.0
+MONITOR_LIMIT_S = 10.0
 READY = "DOM0 READY"
 
 
@@ -156,12 +157,21 @@ class Machine:
             raise LabError(f"{self.name} did not start: {self.printed()[-1000:]} {qemu[-500:]}")
         self.run(["virsh", "-c", "xen:///system", "list"], limit_s=120)
 
+    def set_link(self, up: bool) -> None:
+        """Plug the cable to the other host in, or pull it out."""
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(MONITOR_LIMIT_S)
+            monitor.connect(str(self.run_dir / "monitor"))
+            _prompted(monitor)
+            monitor.sendall(f"set_link cable {'on' if up else 'off'}\n".encode())
+            _prompted(monitor)
+
     def printed(self) -> str:
         """The console until now."""
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
     def end(self) -> None:
-        """Pull the plug; harmless when it does not run."""
+        """Pull the plug; harmless when it does not run. Its shells end with it."""
         for record in ("qemu.json", "tpm.json"):
             running = Process.load(self.base / record)
             if running is not None:
@@ -176,7 +186,8 @@ class Machine:
         options += [
             "ControlMaster=auto",
             f"ControlPath={self.run_dir / 'ssh'}",
-            "ControlPersist=60",
+            # What it forwards must last: it goes with the machine.
+            "ControlPersist=yes",
         ]
         words = ["ssh", "-i", str(self.base / "key"), "-p", port]
         words += [word for option in options for word in ("-o", option)]
@@ -204,6 +215,16 @@ class Machine:
         words = self.shell(["true"])[:-2]
         process.run([*words, "-O", "forward", "-L", f"{here}:{there}", "root@127.0.0.1"])
         return here
+
+
+def _prompted(monitor: socket.socket) -> None:
+    """Read on to QEMU's next prompt."""
+    told = b""
+    while not told.endswith(b"(qemu) "):
+        part = monitor.recv(4096)
+        if not part:
+            raise LabError(f"QEMU's monitor ended: {told!r}")
+        told += part
 
 
 def _free_port() -> int:
