@@ -6,6 +6,8 @@ nothing listens on, its link is taken down before the first instruction, and the
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
@@ -36,7 +38,7 @@ def swap(domain: Any, old: Iterable[str], new: Iterable[str]) -> None:
     """Unplug the cards ``old`` and plug in ``new``; the guest runs meanwhile.
 
     :param new: definitions of interfaces
-    :raises RestoreFailed: the guest does not let go of a card
+    :raises RestoreFailed: the guest does not let go of a card, or is stopped for an error of its disk
     """
     for alias in old:
         _unplug(domain, alias)
@@ -48,6 +50,7 @@ def _unplug(domain: Any, alias: str) -> None:
     deadline = time.monotonic() + UNPLUG_LIMIT_S
     ask_at = 0.0
     while alias in (name for name, _mac in _cards(domain)):
+        _require_no_disk_error(domain)
         now = time.monotonic()
         if now > deadline:
             raise RestoreFailed(
@@ -58,6 +61,18 @@ def _unplug(domain: Any, alias: str) -> None:
             _ask(domain, alias)
             ask_at = now + _ASK_AGAIN_S
         time.sleep(_POLL_S)
+
+
+def _require_no_disk_error(domain: Any) -> None:
+    """QEMU stops a guest whose disk cannot be written: it then answers nothing, least of all a request to unplug."""
+    if tuple(domain.state()) != (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR):
+        return
+    no_space = os.strerror(errno.ENOSPC)
+    errors = ", ".join(
+        f"{target}: {no_space if number == libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE else 'input/output error'}"
+        for target, number in sorted((domain.diskErrors() or {}).items())
+    )
+    raise RestoreFailed(f"the guest is stopped for an error of its disk: {errors or 'unnamed'}")
 
 
 def _ask(domain: Any, alias: str) -> None:

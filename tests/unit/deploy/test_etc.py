@@ -8,6 +8,7 @@ import pathlib
 import re
 
 import pytest
+from labkit import sandbox
 from oslo_privsep.priv_context import PrivContext
 from oslo_rootwrap import wrapper
 
@@ -98,3 +99,11 @@ def test_nova_gets_where_links_to_memory_are_laid_though_libvirtd_takes_the_dire
     text = (ETC / "tmpfiles.d" / "nova-trusted-clone.conf").read_text()
     links = memorylinks.directory_of(pathlib.Path("/var/lib/nova-trusted-clone-ram"))
     assert f"a+ {links} - - - - user:nova:rwx" in text.splitlines()
+
+
+def test_no_connection_of_the_hosts_own_takes_an_exporters_port() -> None:
+    text = (ETC / "sysctl.d" / "60-nova-trusted-clone.conf").read_text()
+    ports = {option.name: option.default for option in opts.NETWORK}
+    reserved = f"{ports['bulk_port_min']}-{ports['bulk_port_max']}"
+    assert f"\nnet.ipv4.ip_local_reserved_ports = {reserved}\n" in text
+    assert reserved == sandbox.RESERVED_PORTS
