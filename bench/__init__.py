@@ -8,6 +8,9 @@
 ``transfer``        exporter to store over TLS, with and without the verifier; their memory
 ``pause``           how long a freeze stops a running guest, beside QEMU's own snapshot
 ``first_output``    from the order to the clone's first output, at several sizes of memory
+``cloud_active``    from a request to ACTIVE, a clone beside a server that Nova makes
+``cloud_requests``  ``GET /servers`` with and without the API's extension
+``xen_freeze``      how long a freeze stops a Xen guest, beside ``xl save -c``
 ==================  ============================================================================
 
 Each measures what it compares by turns within one run, since a machine's speed drifts; it returns a

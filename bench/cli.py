@@ -22,6 +22,7 @@ from bench import (
     machine,
     pause,
     transfer,
+    xen_freeze,
 )
 from bench.report import BenchError, Report, Settings
 
@@ -55,6 +56,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
         first_output,
         cloud_active,
         cloud_requests,
+        xen_freeze,
     )
 }
 

@@ -1,8 +1,9 @@
-"""The product's freeze of a running guest, with its exporter process draining, and nothing behind it."""
+"""The product's freeze of a running guest, with its exporter process taking the memory, and nothing behind it."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 import secrets
 import shutil
@@ -19,7 +20,7 @@ EXPORTER = "nova_trusted_clone.cmd.exporter"
 START_LIMIT_S = 60.0
 END_LIMIT_S = 300.0
 LOOPBACK = "127.0.0.1"
-# Nobody connects; the exporter wants a port before it says how far the drain is.
+# Nobody connects; the exporter wants a port before it says how far the capture is.
 PORT_MIN, PORT_MAX = 49700, 49799
 
 
@@ -42,29 +43,30 @@ def _exporter(directory: pathlib.Path) -> Iterator[ControlClient]:
 
 
 def freeze(uri: str, server_uuid: str, directory: pathlib.Path) -> Frozen:
-    """Freeze, drain the memory, release; returns when the guest is as it was.
+    """Freeze, capture the memory, release; returns when the guest is as it was.
 
     :param directory: made and removed; its path short enough for sockets, visible to the guest's host
-    :raises BenchError: when the drain fails
+    :raises BenchError: when the capture fails
     """
     frozen_at = directory / "freeze"
     frozen_at.mkdir(mode=0o700, parents=True)
     source = QemuSource(uri)
     try:
         with _exporter(directory / "exporter") as exporter:
-            drain = pathlib.Path(str(exporter.call("drain")["socket"]))
-            try:
-                frozen = source.freeze(server_uuid, frozen_at, drain)
-                await_condition("the drain's end", lambda: _drained(exporter), END_LIMIT_S)
-            finally:
-                source.release(server_uuid, frozen_at)
+            capture = pathlib.Path(str(exporter.call("capture")["socket"]))
+            frozen = source.freeze(server_uuid, frozen_at, capture)
+            exporter.call("frozen", regions=[dataclasses.asdict(r) for r in frozen.regions])
+            await_condition("the end of the capture", lambda: _taken(exporter), END_LIMIT_S)
     finally:
+        # After the exporter, as the service does it: QEMU 7.2 was seen to wait for good, in nbd-server-stop, for a client
+        # that was just being refused.
+        source.release(server_uuid, frozen_at)
         shutil.rmtree(directory)
     return frozen
 
 
-def _drained(exporter: ControlClient) -> bool:
-    drain = exporter.call("status")["drain"]
-    if drain["failed"]:
-        raise BenchError(f"the freeze failed: {drain['failed']}")
-    return bool(drain["drain_ended"])
+def _taken(exporter: ControlClient) -> bool:
+    capture = exporter.call("status")["capture"]
+    if capture["failed"]:
+        raise BenchError(f"the freeze failed: {capture['failed']}")
+    return bool(capture["whole"])

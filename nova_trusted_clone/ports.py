@@ -190,19 +190,6 @@ class Frozen:
     steps: tuple[tuple[str, float], ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class MemoryFiles:
-    """A frozen server's memory, open for reading; whoever gets it closes it.
-
-    :ivar pid: the process whose memory it is
-    :ivar start_time: clock ticks after boot (proc(5), stat, field 22)
-    """
-
-    pid: int
-    start_time: int
-    descriptors: tuple[int, ...]
-
-
 class SourceHypervisor(Protocol):
     """Freezes a running server while it goes on running."""
 
@@ -213,16 +200,13 @@ class SourceHypervisor(Protocol):
         """Serve the disks as they are, before the freeze; ``release`` with the same directory ends it."""
 
     def freeze(
-        self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
+        self, server_uuid: str, directory: pathlib.Path, capture_socket: pathlib.Path
     ) -> Frozen:
         """Freeze memory, device state and disks at one instant and let the server run on.
 
-        The memory stream is sent to ``drain_socket``, where an exporter listens already. What this puts onto the server is
-        named in ``directory`` before it is done, so that ``release`` can take it off after a crash too.
+        What its memory is taken with is handed over at ``capture_socket``, where an exporter listens already. What this puts
+        onto the server is named in ``directory`` before it is done, so that ``release`` can take it off after a crash too.
         """
-
-    def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
-        """The server's memory, open, for an exporter that may not open it itself; None where it may."""
 
     def release(self, server_uuid: str, directory: pathlib.Path) -> None:
         """Take everything that a freeze put onto the server off again; resume it if it was left paused; repeatable."""

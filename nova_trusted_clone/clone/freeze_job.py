@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pathlib
 import threading
 import time
@@ -196,10 +195,10 @@ class FreezeJob:
                 return
 
     def _freeze_and_offer(self) -> None:
+        self.batch.require_some()
         self._record("freezing")
         frozen = self._freeze()
         self.pause_s = frozen.pause_s
-        self._hand_over_memory(frozen)
         reply = self._exporter.call(
             "frozen",
             regions=[
@@ -219,26 +218,13 @@ class FreezeJob:
         self._record("serving")
 
     def _freeze(self) -> Frozen:
-        drain_socket = self._exporter.call("drain")["socket"]
+        capture_socket = self._exporter.call("capture")["socket"]
         self._guard.wait_until_ready()
         frozen = self._host.source.freeze(
-            self.server_uuid, self._freeze_directory, pathlib.Path(str(drain_socket))
+            self.server_uuid, self._freeze_directory, pathlib.Path(str(capture_socket))
         )
         self._guard.pause_is_over()
         return frozen
-
-    def _hand_over_memory(self, frozen: Frozen) -> None:
-        """The exporter has no right of its own over the server's process."""
-        memory = self._host.source.memory_files(frozen)
-        if memory is None:
-            return
-        try:
-            self._exporter.call(
-                "memory", memory.descriptors, pid=memory.pid, start_time=memory.start_time
-            )
-        finally:
-            for descriptor in memory.descriptors:
-                os.close(descriptor)
 
     def _freeze_event(
         self, reply: dict[str, Any], frozen: Frozen
@@ -305,10 +291,11 @@ class FreezeJob:
     def _release_once(self) -> None:
         """Each part is tried even if another fails; what failed keeps its record."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._exporter.stop)
             stack.callback(self._take_off, self._early_directory)
             stack.callback(self._take_off, self._freeze_directory)
-            # Before these, so that two do not take a freeze off at once.
+            # With it goes what the memory is protected with: then whoever waited for a page goes on, QEMU itself too.
+            stack.callback(self._exporter.stop)
+            # Before these, so that two do not take a freeze off at once: it watches the exporter.
             stack.callback(self._guard.dismiss)
             # Called first, as the last one pushed; a full disk must not keep the server frozen.
             stack.callback(self._record, "releasing")

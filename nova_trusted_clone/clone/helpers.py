@@ -19,7 +19,9 @@ from nova_trusted_clone.hypervisor.qemu import access
 from nova_trusted_clone.ports import VtpmBlobs
 
 CONTROL_SOCKET = "control.sock"
-START_LIMIT_S = 30.0
+# A helper that ends is seen at once: this is for one that hangs. A host that is short of processors takes half a minute to
+# start one.
+START_LIMIT_S = 120.0
 DYING_S = 1.0
 # What the service tells a guard.
 PAUSE_OVER = b"pause over\n"
@@ -155,7 +157,7 @@ class Guard:
         processes.wait_for_path(self._directory / "ready", self._process, START_LIMIT_S)
 
     def pause_is_over(self) -> None:
-        """From now on it watches the exporter alone, until that has drained the memory."""
+        """From now on it watches the exporter alone, until that has taken the memory."""
         os.write(self._write_end, PAUSE_OVER)
         self._close()
 

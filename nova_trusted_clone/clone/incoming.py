@@ -284,8 +284,11 @@ class Incoming(KeptClone):
             with self._saving:
                 self.settled = True
                 self.save()
-        except Exception:
-            LOG.exception("clone %s: its disks still need the store", self.clone_id)
+        except Exception as error:
+            if self._stopped.is_set():
+                LOG.info("clone %s: removed while its disks settled: %s", self.clone_id, error)
+            else:
+                LOG.exception("clone %s: its disks still need the store", self.clone_id)
             return
         finally:
             self._settling.release()
@@ -378,6 +381,7 @@ class Incoming(KeptClone):
     def forget(self, reason: str) -> None:
         """Its server is no more, or not here any more: end it if it has not ended, and remove its record."""
         self.fail(reason)
+        self._stopped.set()
         with self._lock:
             self._clean_or_remember()
             if self._unclean:

@@ -1,8 +1,8 @@
 """nova-trusted-clone-exporter: serves one freeze of one server to the stores that were admitted.
 
-Started by the source's service in a session of its own, so that it outlives it. It listens for the memory stream before the
-pause and reads it at full speed whatever the network does. It reads the source's memory through files that it is handed open,
-and needs no privilege. It is told what to do over the control socket in its directory; its log goes to ``exporter.log`` there.
+Started by the source's service in a session of its own, so that it outlives it. It takes the source's memory as soon as that
+is frozen, whatever the network does: through descriptors that it is handed open, so that it needs no privilege. It is told
+what to do over the control socket in its directory; its log goes to ``exporter.log`` there.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ from nova_trusted_clone.datapath.errors import DatapathError
 from nova_trusted_clone.datapath.exporter import Exporter
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 from nova_trusted_clone.hypervisor.qemu.sources import FrozenSources
 
 LOG = logging.getLogger(__name__)
 CONTROL_SOCKET = "control.sock"
-DRAIN_SOCKET = "drain.sock"
+CAPTURE_SOCKET = "capture.sock"
 WATCH_S = 0.2
 _FIELDS = {"kind": str, "name": str, "size_bytes": int, "source": dict}
 MakeExporter = Callable[..., Exporter]
@@ -62,8 +61,7 @@ class ExporterProcess:
                 {"freeze_id": HEX, "address": TEXT, "port_min": NUMBER, "port_max": NUMBER},
             ),
             "identity": operation(self._identity),
-            "drain": operation(self._drain),
-            "memory": operation(self._memory, {"pid": NUMBER, "start_time": NUMBER}, files=2),
+            "capture": operation(self._listen_for_memory),
             "admit": operation(self._admit, {"certificate": BASE64, "clone_id": TEXT}),
             "dismiss": operation(self._dismiss, {"clone_id": TEXT}),
             "early": operation(self._early, {"regions": LIST}),
@@ -101,22 +99,13 @@ class ExporterProcess:
             "port": self._port,
         }
 
-    def _drain(self) -> Mapping[str, Any]:
-        """Listen for the memory stream; before the pause."""
+    def _listen_for_memory(self) -> Mapping[str, Any]:
+        """Be ready to take the memory over; before the pause."""
         if self._sources is None:
-            sources = FrozenSources(self._directory / DRAIN_SOCKET, self._directory)
+            sources = FrozenSources(self._directory / CAPTURE_SOCKET, self._directory)
             sources.start()
             self._sources = sources
-        return {"socket": str(self._directory / DRAIN_SOCKET)}
-
-    def _memory(self, pid: int, start_time: int, files: tuple[int, ...]) -> None:
-        """Read the guest's memory through these files (``hypervisor.qemu.memory.open_memory``)."""
-        memory, pagemap = files
-        if self._sources is None:
-            os.close(memory)
-            os.close(pagemap)
-            raise DatapathError("nothing drains the memory: ask for drain first")
-        self._sources.take_memory(ProcessId(pid, start_time), (memory, pagemap))
+        return {"socket": str(self._directory / CAPTURE_SOCKET)}
 
     def _admit(self, certificate: bytes, clone_id: str) -> None:
         self.exporter.admit(certificate, clone_id)
@@ -144,7 +133,7 @@ class ExporterProcess:
     def _frozen(self, regions: list[Any]) -> Mapping[str, Any]:
         """Serve the frozen regions, numbered in the order in which they are named."""
         if self._sources is None:
-            raise DatapathError("nothing drains the memory: ask for drain first")
+            raise DatapathError("nothing takes the memory: ask for capture first")
         named = [_region(number, row) for number, row in enumerate(regions)]
         try:
             self._sources.open(named)
@@ -170,12 +159,12 @@ class ExporterProcess:
                 return
 
     def status(self) -> Mapping[str, Any]:
-        """The exporter's status and the drain's; bytes as base64."""
+        """The exporter's status and the capture's; bytes as base64."""
         if self._exporter is None:
             return {"failed": "", "root": None, "frozen": False}
         found = dict(self._exporter.status())
         found["root"] = _text(found["root"]) if isinstance(found["root"], bytes) else None
-        found["drain"] = self._sources.status() if self._sources is not None else None
+        found["capture"] = self._sources.status() if self._sources is not None else None
         return found
 
     def close(self) -> None:
@@ -226,7 +215,7 @@ def run(directory: pathlib.Path, make_exporter: MakeExporter = Exporter) -> int:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(threadName)s: %(message)s",
     )
-    # Drain and lines share the interpreter: the drain must not wait 5 ms for its turn.
+    # Capture and lines share the interpreter: whoever waits for a page must not wait 5 ms more for a turn.
     sys.setswitchinterval(0.0005)
     process = ExporterProcess(directory, make_exporter)
     for number in (signal.SIGTERM, signal.SIGINT):

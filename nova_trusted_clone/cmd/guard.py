@@ -2,9 +2,8 @@
 
 The service starts a guard before the pause and holds the other end of its standard input. If the input ends before the
 word that the pause is over, the service is gone: the guard takes the freeze back. After the pause it watches the exporter
-until that has drained the memory: if the exporter dies before, QEMU leaves the memory write-protected and the server would
-stand still at its next write; again the guard takes the freeze back. It outlives the service and holds nothing but a
-libvirt connection.
+until that has taken the memory: if the exporter dies before, the freeze is of no use, and again the guard takes it back. It
+outlives the service and holds nothing but a libvirt connection.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ LOG = logging.getLogger(__name__)
 POLL_S = 0.2
 
 
-def exporter_drained(directory: pathlib.Path) -> bool:
-    """Wait until the exporter in ``directory`` has drained the memory; False when it ends before."""
+def memory_is_taken(directory: pathlib.Path) -> bool:
+    """Wait until the exporter in ``directory`` has taken the memory; False when it ends before."""
     control = ControlClient(directory / CONTROL_SOCKET)
     while processes.find(directory) is not None:
         try:
-            drain = control.call("status").get("drain")
+            capture = control.call("status").get("capture")
         except (ControlError, OSError) as error:
             LOG.info("the exporter does not answer: %s", error)
-            drain = None
-        if isinstance(drain, dict) and drain.get("drain_ended"):
+            capture = None
+        if isinstance(capture, dict) and capture.get("ended"):
             return True
         time.sleep(POLL_S)
     return False
@@ -43,13 +42,13 @@ def watch(arguments: argparse.Namespace) -> str:
     """Watch to the end; return why the freeze is to be taken back, empty when it is not."""
     if sys.stdin.buffer.read(len(PAUSE_OVER)) != PAUSE_OVER:
         return "the service ended during the pause"
-    if not exporter_drained(arguments.exporter_directory):
-        return "the exporter ended before it had drained the memory"
+    if not memory_is_taken(arguments.exporter_directory):
+        return "the exporter ended before it had taken the memory"
     return ""
 
 
 def main() -> int:
-    """Run until the memory is drained, or the freeze was taken back."""
+    """Run until the memory is taken, or the freeze was taken back."""
     parser = argparse.ArgumentParser(prog="nova-trusted-clone-guard", description=__doc__)
     parser.add_argument(
         "--directory", type=pathlib.Path, required=True, help="the guard's own directory"
@@ -72,6 +71,9 @@ def main() -> int:
     (arguments.directory / "ready").touch()
     if reason := watch(arguments):
         LOG.warning("%s: taking back the freeze of server %s", reason, arguments.server)
+        # With it goes what the memory is protected with.
+        if (exporter := processes.find(arguments.exporter_directory)) is not None:
+            exporter.end()
         # Releasing needs nothing of the service's own directory.
         source = drivers.source(arguments.uri, arguments.directory)
         source.release(arguments.server, arguments.freeze_directory)

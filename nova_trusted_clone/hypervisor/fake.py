@@ -28,7 +28,6 @@ from nova_trusted_clone.ports import (
     DiskShape,
     Frozen,
     Identity,
-    MemoryFiles,
     NicShape,
     RegionSource,
     RestorePlan,
@@ -144,10 +143,6 @@ class FakeHypervisor:
             obstacles=() if facts["running"] else ("the server is not running",),
         )
 
-    def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
-        """It lies in files that anyone may open."""
-        return None
-
     def offer_disks(self, server_uuid: str, directory: pathlib.Path) -> tuple[RegionSource, ...]:
         """The disks' own files, which change while they are read."""
         return tuple(
@@ -156,9 +151,9 @@ class FakeHypervisor:
         )
 
     def freeze(
-        self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
+        self, server_uuid: str, directory: pathlib.Path, capture_socket: pathlib.Path
     ) -> Frozen:
-        """Copy everything; ``drain_socket`` is not used."""
+        """Copy everything; ``capture_socket`` is not used."""
         with self._lock:
             server = self.server(server_uuid)
             if obstacles := self.inspect(server_uuid).obstacles:

@@ -1,7 +1,7 @@
 """What a service that is not root has done for it, by two daemons with the least capabilities.
 
     guest_memory    CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYS_NICE
-                    opens a QEMU's memory; lifts a write protection that QEMU left; makes huge pages whole that a freeze split
+                    opens a QEMU's memory; takes a userfaultfd with which that is protected; makes huge pages whole
     mounts          CAP_SYS_ADMIN
                     mounts a store's file system and takes it off
 

@@ -42,9 +42,15 @@ class GuestMemory:
         except HandOverFailed as error:
             raise HypervisorError(f"process {pid}: {error}") from error
 
-    def lift_protection(self, pid: int, start_time: int) -> int:
-        """Have a write protection lifted that QEMU left on its own memory."""
-        return int(guest_memory.lift_protection(pid, start_time))
+    def catch_userfaultfd(self, pid: int, start_time: int, limit_s: float) -> int:
+        """Have a userfaultfd taken that QEMU opens meanwhile."""
+        try:
+            with Receiver() as receiver:
+                guest_memory.catch_userfaultfd(pid, start_time, limit_s, receiver.name, os.getpid())
+                (descriptor,) = receiver.receive(1)
+        except HandOverFailed as error:
+            raise HypervisorError(f"process {pid}: {error}") from error
+        return descriptor
 
     def collapse(
         self, pid: int, start_time: int, ranges: Sequence[tuple[int, int]], limit_s: float

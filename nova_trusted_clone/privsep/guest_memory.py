@@ -6,11 +6,12 @@ Guest memory itself never goes over the daemon's channel, which may be logged: o
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import re
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
-from nova_trusted_clone.hypervisor.qemu import hugepages, rescue
+from nova_trusted_clone.hypervisor.qemu import hugepages, userfault
 from nova_trusted_clone.hypervisor.qemu.access import FILES
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId, opened
 from nova_trusted_clone.privsep import descriptors, guest_memory_pctxt
@@ -41,15 +42,19 @@ def hand_over(pid: int, start_time: int, name: str, receiver: int) -> None:
 
 
 @guest_memory_pctxt.entrypoint
-def lift_protection(pid: int, start_time: int) -> int:
-    """Lift the write protection that QEMU left on its own memory; the ranges that there were.
+def catch_userfaultfd(pid: int, start_time: int, limit_s: float, name: str, receiver: int) -> None:
+    """Take a userfaultfd that a guest's QEMU opens meanwhile, and hand it to the process ``receiver`` at ``name``.
 
     :raises NoGuest: the process is no QEMU
-    :raises HypervisorError: something stays protected
+    :raises HypervisorError: it opened none that was seen
     """
     process = ProcessId(pid, start_time)
     _require_guest(process)
-    return rescue.lift_protection(process)
+    found = userfault.catch(process, limit_s)
+    try:
+        descriptors.send(name, receiver, [found])
+    finally:
+        os.close(found)
 
 
 @guest_memory_pctxt.entrypoint

@@ -17,7 +17,7 @@ from typing import Any
 
 from nova_trusted_clone.clone.source import Source
 from nova_trusted_clone.cmd import agent
-from nova_trusted_clone.hypervisor.qemu import diskfreeze, holdback, marker
+from nova_trusted_clone.hypervisor.qemu import diskfreeze, handover, marker
 from nova_trusted_clone.hypervisor.qemu.destination import QemuDestination
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
 from tests.integration.evil_exporter import WISHES
@@ -42,10 +42,11 @@ def main() -> int:
     config = pathlib.Path(sys.argv[sys.argv.index("--config-file") + 1])
     os.environ[WISHES] = str(config.with_name("wishes.json"))
     marker.put = _dying("before-the-pause", marker.put)
-    # Called when QEMU's snapshot was started, and waits for its word.
-    holdback.await_arrival = _dying("held-back", holdback.await_arrival)
+    # Called when the exporter has everything, and the guest still runs.
+    diskfreeze.flush = _dying("handed-over", diskfreeze.flush)
     # Called when the guest stands still.
     diskfreeze.hold = _dying("in-the-pause", diskfreeze.hold)
+    handover.Handing.protect = _dying("before-the-protection", handover.Handing.protect)  # type: ignore[method-assign]
     diskfreeze.export = _dying("after-the-pause", diskfreeze.export)
     QemuSource.release = _dying("in-the-release", QemuSource.release)  # type: ignore[method-assign]
     QemuDestination.restore = _dying("before-the-restore", QemuDestination.restore)  # type: ignore[method-assign]

@@ -50,13 +50,15 @@ class Freeze:
         directory = guest.host.state_path / name
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
-        sources = FrozenSources(directory / "drain.sock", directory)
+        sources = FrozenSources(directory / "capture.sock", directory)
         sources.start()
         return cls(guest, directory, QemuSource(guest.host.uri), sources)
 
     def freeze(self) -> Frozen:
         """Freeze, and open the sources."""
-        frozen = self.source.freeze(self.guest.uuid, self.directory, self.directory / "drain.sock")
+        frozen = self.source.freeze(
+            self.guest.uuid, self.directory, self.directory / "capture.sock"
+        )
         regions = [
             (Region(number, r.kind, r.name, r.size_bytes), r.source)
             for number, r in enumerate(frozen.regions, 1)
@@ -76,14 +78,14 @@ class Freeze:
             found[region.kind, region.name] = path
         return found
 
-    def await_drained(self) -> None:
-        """Until QEMU has sent everything."""
-        await_true(lambda: bool(self.sources.status()["drain_ended"]))
+    def await_taken(self) -> None:
+        """Until all of the memory is taken, or will not be."""
+        await_true(lambda: bool(self.sources.status()["ended"]))
 
     def release(self) -> None:
         """Take it off."""
-        self.source.release(self.guest.uuid, self.directory)
         self.sources.close()
+        self.source.release(self.guest.uuid, self.directory)
 
 
 @contextlib.contextmanager

@@ -78,7 +78,8 @@ def test_a_helper_killed_while_attesting(clones: CloneLab, web: Guest, which: st
 
 
 @pytest.mark.parametrize(
-    "point", ["before-the-pause", "held-back", "in-the-pause", "after-the-pause"]
+    "point",
+    ["before-the-pause", "handed-over", "in-the-pause", "before-the-protection", "after-the-pause"],
 )
 def test_an_agent_killed_in_the_freeze_leaves_a_server_that_runs_on(
     clones: CloneLab, web: Guest, point: str

@@ -6,17 +6,24 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from labkit.guests import Guest
 from labkit.lab import Lab
 
+from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.hypervisor.base import FreezeBusy, FreezeFailed, ServerNotFound
-from nova_trusted_clone.hypervisor.qemu import connection, diskfreeze, holdback
-from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId
+from nova_trusted_clone.hypervisor.qemu import connection, diskfreeze
+from nova_trusted_clone.hypervisor.qemu.capture import CHANGED, CHUNK_BYTES
+from nova_trusted_clone.hypervisor.qemu.handover import PAGE
+from nova_trusted_clone.hypervisor.qemu.monitor import Monitor, migration_status
+from nova_trusted_clone.hypervisor.qemu.process import mappings, of_domain
+from nova_trusted_clone.hypervisor.qemu.userfault import Protection
+from nova_trusted_clone.ports import Frozen
 
 from .freezing import Freeze, await_true, running, traces
 
@@ -25,20 +32,24 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 # Freezes, and kills itself right after a monitor command was answered, or the snapshot was let go.
 _DYING = """
 import os, pathlib, signal, sys
-from nova_trusted_clone.hypervisor.qemu.holdback import HeldConnection
+from nova_trusted_clone.hypervisor.qemu.handover import Handing
 from nova_trusted_clone.hypervisor.qemu.monitor import Monitor
 from nova_trusted_clone.hypervisor.qemu.source import QemuSource
+from nova_trusted_clone.hypervisor.qemu.userfault import Protection
 uri, uuid, directory, last = sys.argv[1:]
-GONE = "let go"
-answer = Monitor._answer
-def die(command, text):
-    if command == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return answer(command, text)
-Monitor._answer = staticmethod(die)
-let_go = HeldConnection.let_go
-HeldConnection.let_go = lambda held: (let_go(held), die(GONE, '{"return": 0}'))
-QemuSource(uri).freeze(uuid, pathlib.Path(directory), pathlib.Path(directory) / "drain.sock")
+def dying(name, honest):
+    def call(*arguments):
+        answer = honest(*arguments)
+        if last == name or arguments[0] == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+    return call
+Monitor._answer = staticmethod(dying("", Monitor._answer))
+Handing.give = dying("give", Handing.give)
+Handing.say_frozen = dying("say frozen", Handing.say_frozen)
+Protection.register = dying("register", Protection.register)
+Handing.protect = dying("protect", Handing.protect)
+QemuSource(uri).freeze(uuid, pathlib.Path(directory), pathlib.Path(directory) / "capture.sock")
 """
 
 
@@ -56,11 +67,11 @@ def test_a_freeze_is_whole_and_leaves_nothing_and_can_be_repeated(
         freeze = Freeze.begin(guest, "freeze")
         frozen = freeze.freeze()
         files = freeze.read_all(tmp_path)
-        freeze.await_drained()
+        freeze.await_taken()
         status = freeze.sources.status()
         assert status["failed"] is None
         assert status["pages_there"] == status["pages"]
-        assert status["pages_compared"] == status["pages_read_in_place"]
+        assert status["whole"]
         assert {key[0] for key in files} == {"ram", "disk", "device", "domain"}
         assert {name for kind, name in files if kind == "disk"} == {"vda", "vdb"}
         assert frozen.vtpm is not None
@@ -69,17 +80,6 @@ def test_a_freeze_is_whole_and_leaves_nothing_and_can_be_repeated(
         assert traces(guest, freeze.directory) == []
         freeze.release()
     assert guest.console.check_itself().bad == 0
-
-
-def test_memory_is_read_in_place_before_the_drain_brings_it(
-    guest: Guest, tmp_path: pathlib.Path
-) -> None:
-    freeze = Freeze.begin(guest, "freeze")
-    freeze.freeze()
-    freeze.read_all(tmp_path)
-    freeze.await_drained()
-    assert freeze.sources.status()["pages_read_in_place"] > 0
-    freeze.release()
 
 
 def test_a_second_freeze_is_refused_at_once_and_harms_neither(guest: Guest) -> None:
@@ -91,7 +91,7 @@ def test_a_second_freeze_is_refused_at_once_and_harms_neither(guest: Guest) -> N
         second.freeze()
     assert time.monotonic() - began < 2
     second.release()
-    first.await_drained()
+    first.await_taken()
     assert first.sources.failed_reason is None
     first.release()
     assert traces(guest, first.directory) == []
@@ -104,11 +104,12 @@ def test_a_second_freeze_is_refused_at_once_and_harms_neither(guest: Guest) -> N
         "migrate-set-capabilities",
         "blockdev-add",
         "nbd-server-start",
-        "getfd",
+        "register",
+        "give",
         "transaction",
         "xen-save-devices-state",
-        "migrate",
-        "let go",
+        "protect",
+        "say frozen",
         "block-export-add",
     ],
 )
@@ -136,62 +137,52 @@ def freeze_and_die(freeze: Freeze, last: str) -> None:
     assert died.returncode == -signal.SIGKILL, died.stderr
 
 
-def test_killed_while_the_snapshot_is_held_back_the_guest_runs_on_before_anybody_comes(
-    guest: Guest,
-) -> None:
+def test_killed_before_the_server_stood_still_nobody_is_needed(guest: Guest) -> None:
     freeze = Freeze.begin(guest, "killed")
-    freeze_and_die(freeze, "migrate")
+    freeze_and_die(freeze, "give")
     require_going_on(guest)
-    assert "the service ended before the server stood still" in str(freeze.sources.failed_reason)
+    assert "the service ended before the server was frozen" in str(freeze.sources.failed_reason)
     freeze.release()
     assert traces(guest, freeze.directory) == []
-    require_going_on(guest)
 
 
-@pytest.mark.parametrize("point", ["held back", "in the pause"])
-def test_a_drain_that_ends_before_the_server_is_frozen_harms_nobody(
+@pytest.mark.parametrize("point", ["flush", "hold"])
+def test_an_exporter_that_ends_before_the_server_is_frozen_harms_nobody(
     guest: Guest, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    """The snapshot then begins and fails, and leaves the memory protected while the service goes on asking QEMU."""
     freeze = Freeze.begin(guest, "freeze")
-    module, name = (holdback, "await_arrival") if point == "held back" else (diskfreeze, "hold")
-    honest = getattr(module, name)
+    honest = getattr(diskfreeze, point)
 
     def close_then(*arguments: object) -> object:
         freeze.sources.close()
         time.sleep(0.5)
         return honest(*arguments)
 
-    monkeypatch.setattr(module, name, close_then)
+    monkeypatch.setattr(diskfreeze, point, close_then)
     with pytest.raises(FreezeFailed):
         freeze.freeze()
     assert traces(guest, freeze.directory) == []
     require_going_on(guest)
 
 
-def test_a_snapshot_that_was_not_held_back_is_no_freeze(
+def test_memory_that_was_not_protected_is_no_frozen_memory(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its memory would be of an earlier instant than the disks."""
-    monkeypatch.setattr(holdback.HeldConnection, "_fill", lambda _held: 0)
-    freeze = Freeze.begin(guest, "freeze")
-    with pytest.raises(FreezeFailed, match="active before the server stood still"):
-        freeze.freeze()
-    freeze.sources.close()
-    assert traces(guest, freeze.directory) == []
-    require_going_on(guest)
-
-
-def test_a_thread_whose_arrival_cannot_be_told_costs_time_and_nothing_else(
-    guest: Guest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(holdback, "await_arrival", lambda _process, _limit_s: None)
+    honest = Protection.protect
+    monkeypatch.setattr(
+        Protection,
+        "protect",
+        lambda protection, start, size: honest(protection, start, max(PAGE, size - CHUNK_BYTES)),
+    )
     freeze = Freeze.begin(guest, "freeze")
     freeze.freeze()
-    freeze.read_all(tmp_path)
-    freeze.await_drained()
+    freeze.await_taken()
     status = freeze.sources.status()
-    assert (status["failed"], status["pages_there"]) == (None, status["pages"])
+    assert CHANGED in status["failed"]
+    assert not status["whole"]
+    with pytest.raises(SourceGone, match="not whole"):
+        freeze.sources.sources[1].read(freeze.sources.sources[1].region.segments - 1)
+    require_going_on(guest)
     freeze.release()
     assert traces(guest, freeze.directory) == []
 
@@ -201,12 +192,36 @@ def test_a_freeze_whose_events_libvirt_keeps_to_itself_is_one_all_the_same(
 ) -> None:
     monkeypatch.setattr(connection.EventTimes, "_note", lambda *_arguments: None)
     freeze = Freeze.begin(guest, "freeze")
-    # Our own clock's, which is longer than the pause was: QEMU is asked after a quarter of a second.
-    assert freeze.freeze().pause_s > 0.25
+    frozen = freeze.freeze()
+    # Our own clock's, which is longer than the pause was.
+    assert frozen.pause_s >= _stood_still_at_most_s(frozen)
     freeze.read_all(tmp_path)
     freeze.release()
     assert traces(guest, freeze.directory) == []
     require_going_on(guest)
+
+
+def test_a_pause_is_told_by_qemus_clock_though_libvirt_tells_its_events_late(
+    guest: Guest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = connection.EventTimes._note
+
+    def late(*arguments: Any) -> None:
+        threading.Timer(0.3, at_once, arguments).start()
+
+    monkeypatch.setattr(connection.EventTimes, "_note", late)
+    freeze = Freeze.begin(guest, "freeze")
+    frozen = freeze.freeze()
+    assert frozen.pause_s <= _stood_still_at_most_s(frozen)
+    freeze.read_all(tmp_path)
+    freeze.release()
+    require_going_on(guest)
+
+
+def _stood_still_at_most_s(frozen: Frozen) -> float:
+    """From the first step at which it may have stood still to the end of the one in which it was seen to run."""
+    steps = dict(frozen.steps)
+    return sum(steps[name] for name in ("suspend", "disks", "devices", "protect", "resume"))
 
 
 def test_a_freeze_whose_disks_cannot_be_flushed_ahead_is_one_all_the_same(
@@ -222,33 +237,29 @@ def test_a_freeze_whose_disks_cannot_be_flushed_ahead_is_one_all_the_same(
     freeze = Freeze.begin(guest, "freeze")
     freeze.freeze()
     assert "is flushed in the pause" in caplog.text
-    freeze.await_drained()
+    freeze.await_taken()
     freeze.release()
     assert traces(guest, freeze.directory) == []
 
 
-def test_a_server_that_ends_while_the_snapshot_is_held_back(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = holdback.await_arrival
+def test_a_server_that_ends_before_the_pause(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = diskfreeze.flush
     with running(lab, name="ends") as guest:
         freeze = Freeze.begin(guest, "ending")
 
-        def end_then(process: ProcessId, limit_s: float) -> holdback.Arrival | None:
-            arrival = honest(process, limit_s)
-            assert arrival
+        def end_then(*arguments: Any) -> None:
             guest.destroy()
-            return arrival
+            honest(*arguments)
 
-        monkeypatch.setattr(holdback, "await_arrival", end_then)
+        monkeypatch.setattr(diskfreeze, "flush", end_then)
         with pytest.raises(FreezeFailed):
             freeze.freeze()
-    await_true(lambda: bool(freeze.sources.status()["drain_ended"]))
+    freeze.await_taken()
     freeze.release()
     assert list(freeze.directory.iterdir()) == []
 
 
-def test_a_released_freeze_ends_in_mid_drain(guest: Guest) -> None:
+def test_a_released_freeze_ends_in_mid_capture(guest: Guest) -> None:
     freeze = Freeze.begin(guest, "freeze")
     freeze.freeze()
     freeze.release()
@@ -256,18 +267,54 @@ def test_a_released_freeze_ends_in_mid_drain(guest: Guest) -> None:
     require_going_on(guest)
 
 
-def test_the_guest_goes_on_when_the_drains_reader_dies(guest: Guest) -> None:
-    """QEMU leaves its memory protected then; the release lifts that."""
+def test_the_guest_has_all_of_its_memory_back_when_it_is_taken(
+    guest: Guest, tmp_path: pathlib.Path
+) -> None:
+    freeze = Freeze.begin(guest, "freeze")
+    freeze.freeze()
+    freeze.await_taken()
+    assert freeze.sources.status()["whole"]
+    assert not any("uw" in mapping.flags for mapping in mappings(of_domain(guest.uuid).pid))
+    require_going_on(guest)
+    freeze.read_all(tmp_path)
+    freeze.release()
+    assert traces(guest, freeze.directory) == []
+
+
+def test_a_server_that_was_frozen_can_still_be_migrated(guest: Guest) -> None:
+    freeze = Freeze.begin(guest, "freeze")
+    freeze.freeze()
+    freeze.await_taken()
+    freeze.release()
+    require_can_be_migrated(guest)
+
+
+def require_can_be_migrated(guest: Guest) -> None:
+    """Its QEMU sends all of it, and it goes on here."""
+    with connection.connected(guest.host.uri) as libvirtd, open("/dev/null", "wb") as nowhere:
+        domain = connection.find(libvirtd, guest.uuid)
+        monitor = Monitor(domain)
+        monitor.execute_with_file(nowhere.fileno(), "getfd", fdname="nowhere")
+        monitor.execute("migrate", uri="fd:nowhere")
+        await_true(lambda: migration_status(monitor) in ("completed", "failed"))
+        assert migration_status(monitor) == "completed"
+        # Where it came from it stands still afterwards.
+        monitor.execute("cont")
+    require_going_on(guest)
+
+
+def test_the_guest_goes_on_when_the_exporter_ends(guest: Guest) -> None:
+    """Nobody does anything for it: the kernel takes the protection off with the last who held it."""
     freeze = Freeze.begin(guest, "freeze")
     freeze.freeze()
     freeze.sources.close()
-    time.sleep(1)
+    require_going_on(guest)
     freeze.source.release(guest.uuid, freeze.directory)
     assert traces(guest, freeze.directory) == []
     assert guest.console.check_itself().bad == 0
 
 
-def test_a_freeze_without_a_drain_or_a_server_changes_nothing(guest: Guest) -> None:
+def test_a_freeze_without_an_exporter_or_a_server_changes_nothing(guest: Guest) -> None:
     freeze = Freeze.begin(guest, "freeze")
     freeze.sources.close()
     with pytest.raises(FreezeFailed, match="No such file"):
@@ -281,7 +328,7 @@ def test_a_server_that_ends_takes_the_freeze_along(lab: Lab) -> None:
     with running(lab, name="ends") as guest:
         freeze = Freeze.begin(guest, "ending")
         freeze.freeze()
-    await_true(lambda: bool(freeze.sources.status()["drain_ended"]))
+    freeze.await_taken()
     freeze.release()
     assert list(freeze.directory.iterdir()) == []
 

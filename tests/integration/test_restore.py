@@ -38,7 +38,7 @@ def frozen(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Froz
     freeze = Freeze.begin(guest, "freeze")
     found = freeze.freeze()
     files = freeze.read_all(tmp_path_factory.mktemp("frozen"))
-    freeze.await_drained()
+    freeze.await_taken()
     assert freeze.sources.failed_reason is None
     freeze.release()
     assert traces(guest, freeze.directory) == []

@@ -71,7 +71,7 @@ def test_a_server_of_novas_is_cloned_to_where_nova_wants_it(
     freeze = Freeze.begin(guest, "freeze")
     frozen = freeze.freeze()
     files = freeze.read_all(tmp_path)
-    freeze.await_drained()
+    freeze.await_taken()
     freeze.release()
     assert traces(guest, freeze.directory) == []
     directory = host.base / "instances" / UUID

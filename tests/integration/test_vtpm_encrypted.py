@@ -87,7 +87,7 @@ def frozen(
     freeze = Freeze.begin(guest, "freeze")
     found = freeze.freeze()
     files = freeze.read_all(tmp_path_factory.mktemp("frozen"))
-    freeze.await_drained()
+    freeze.await_taken()
     freeze.release()
     return found, files
 

@@ -23,8 +23,7 @@ from nova_trusted_clone.clone.helpers import Helper, decode, encode
 from nova_trusted_clone.clone.source import EXPORTER
 from nova_trusted_clone.clone.stores import Store
 from nova_trusted_clone.datapath import mounts, processes
-from nova_trusted_clone.hypervisor.qemu.memory import DirectMemory, open_memory
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, opened
 from nova_trusted_clone.privsep import daemons, guest_memory_pctxt, mounts_pctxt
 
 # Any that is nobody's.
@@ -61,25 +60,11 @@ def children() -> list[int]:
 def end_of_stack(guest: ProcessId) -> str:
     """The last page of a program's stack, where its own name stands, read through the daemon's files."""
     stack = next(found for found in mappings(guest.pid) if found.path == "[stack]")
-    memory = DirectMemory(guest)
-    try:
-        data, _accepted = memory.read(stack.start + stack.size - 4096, 1, protected=False)
-    finally:
-        memory.close()
-    return data.decode(errors="replace")
+    with opened(guest, "mem") as memory:
+        return os.pread(memory, 4096, stack.start + stack.size - 4096).decode(errors="replace")
 
 
-def hand_memory(exporter: Helper, guest: ProcessId) -> None:
-    """As a freeze does it: the exporter gets what it may not open."""
-    descriptors = open_memory(guest)
-    try:
-        exporter.call("memory", descriptors, pid=guest.pid, start_time=guest.start_time)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def serve(content: pathlib.Path, guest: ProcessId, place: pathlib.Path) -> dict[str, Any]:
+def serve(content: pathlib.Path, place: pathlib.Path) -> dict[str, Any]:
     """Export a file as a clone's memory, fetch it into a store, and look at what QEMU would map."""
     exporter, store = Helper(EXPORTER, place / "exporter"), Store(place / "stores" / FREEZE)
     with contextlib.ExitStack() as undo:
@@ -91,8 +76,7 @@ def serve(content: pathlib.Path, guest: ProcessId, place: pathlib.Path) -> dict[
             "listen", freeze_id=FREEZE, address="127.0.0.1", port_min=0, port_max=0
         )
         exporter.call("admit", certificate=encode(store.certificate()), clone_id="ab" * 16)
-        exporter.call("drain")
-        hand_memory(exporter, guest)
+        exporter.call("capture")
         row = {
             "kind": "ram",
             "name": "pc.ram",
@@ -138,7 +122,7 @@ def main() -> None:
     give_rights_away()
     (place / "stores").mkdir(mode=0o700)
     guest = ProcessId.of(int(pid))
-    found = {"stack": end_of_stack(guest), **serve(pathlib.Path(content), guest, place)}
+    found = {"stack": end_of_stack(guest), **serve(pathlib.Path(content), place)}
     found |= {"own": rights("self"), "left": [str(path) for path in mounts.mounts_below(place)]}
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -36,9 +37,9 @@ def fleet() -> Iterator[Fleet]:
         hosts.down()
 
 
-@pytest.fixture
-def start_guest(fleet: Fleet) -> Iterator[StartGuest]:
-    """Start guests on the source host; they end with the story."""
+@contextlib.contextmanager
+def starting(fleet: Fleet) -> Iterator[StartGuest]:
+    """Start guests on the source host; they end with the block."""
     started: list[XenGuest] = []
 
     def start(wish: Wish) -> XenGuest:
@@ -49,6 +50,16 @@ def start_guest(fleet: Fleet) -> Iterator[StartGuest]:
             fleet.make_vtpm(guest.host, guest.uuid)
         return guest
 
-    yield start
-    for guest in started:
-        guest.destroy()
+    try:
+        yield start
+    finally:
+        for guest in started:
+            if guest.runs:
+                guest.destroy()
+
+
+@pytest.fixture
+def start_guest(fleet: Fleet) -> Iterator[StartGuest]:
+    """Start guests on the source host; they end with the story."""
+    with starting(fleet) as start:
+        yield start

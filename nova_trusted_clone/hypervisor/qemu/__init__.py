@@ -2,11 +2,11 @@
 
 ==============  ========================================================================================================
 source          ``QemuSource``: inspect, freeze, release. The whole order of a freeze is in its ``freeze``
-sources         what the exporter serves: drained memory, memory read in place, disks over NBD, files
+sources         what the exporter serves: memory that it takes in place, disks over NBD, files
 destination     ``QemuDestination``: restore, settle, pause, destroy
 ==============  ========================================================================================================
 
 Below these: ``connection`` and ``monitor`` (libvirt, QMP), ``inspect``, ``journal``, ``process`` and ``ramblocks`` (where
-memory is), ``diskfreeze``, ``stream``, ``drain`` and ``memory`` (the frozen memory), ``nbd`` (the frozen disks),
+memory is), ``diskfreeze``, ``userfault``, ``handover`` and ``capture`` (the frozen memory), ``nbd`` (the frozen disks),
 ``devicestate``, ``compose``, ``saveimage``, ``definition``, ``memorylinks`` and ``nic`` (the clone).
 """

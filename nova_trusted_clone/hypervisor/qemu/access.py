@@ -27,8 +27,8 @@ class GuestDaemon(Protocol):
         :raises HypervisorError: the process is gone or another one, or no guest's
         """
 
-    def lift_protection(self, pid: int, start_time: int) -> int:
-        """``rescue.lift_protection``."""
+    def catch_userfaultfd(self, pid: int, start_time: int, limit_s: float) -> int:
+        """``userfault.catch``; it is the caller's to close."""
 
     def collapse(
         self, pid: int, start_time: int, ranges: Sequence[tuple[int, int]], limit_s: float

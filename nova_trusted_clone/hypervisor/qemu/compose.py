@@ -1,8 +1,7 @@
 """An incoming stream for a clone: block list, the pages of small blocks, the device state.
 
 The large blocks bring no page: QEMU maps them from the store's files, which are the frozen memory already. Pages of small
-blocks are all given, zero ones too, because QEMU fills ROM blocks by itself before it reads the stream. The layout is in
-``stream``.
+blocks are all given, zero ones too, because QEMU fills ROM blocks by itself before it reads the stream.
 """
 
 from __future__ import annotations
@@ -13,22 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nova_trusted_clone.hypervisor.base import MalformedState
 from nova_trusted_clone.hypervisor.qemu import devicestate
-from nova_trusted_clone.hypervisor.qemu.stream import (
-    CONFIGURATION,
-    CONTINUE,
-    DESCRIPTION,
-    EOS,
-    FOOTER,
-    FULL_PAGE,
-    MEM_SIZE,
-    PAGE,
-    RAM,
-    RAM_VERSION,
-    SECTION_END,
-    SECTION_START,
-    ZERO,
-)
 
+PAGE = 4096
+# QEMU's migration stream, version 3; all integers are big-endian (QEMU: docs/devel/migration.rst, migration/ram.c). A page's
+# record is its address with flags, the block's name unless CONTINUE is set, then the page, or one fill byte for a zero page.
+ZERO, MEM_SIZE, FULL_PAGE, EOS, CONTINUE = 0x02, 0x04, 0x08, 0x10, 0x20
+SECTION_START, SECTION_END = 1, 3
+DESCRIPTION, CONFIGURATION, FOOTER = 6, 7, 0x7E
+RAM = "ram"
+RAM_VERSION = 4
 # Any number that no device's section has: those count up from 0.
 _RAM_SECTION = 0x6E7463
 _ZERO_PAGE = bytes(PAGE)

@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-from nova_trusted_clone.hypervisor.base import HypervisorError, ServerNotFound
+from nova_trusted_clone.hypervisor.base import HypervisorError, RestoreFailed, ServerNotFound
 
 _LOOP_LOCK = threading.Lock()
 _LOOP: threading.Thread | None = None
@@ -73,6 +73,32 @@ def find_or_none(connection: Any, server_uuid: str) -> Any | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise HypervisorError(f"server {server_uuid}: {error}") from error
+
+
+def require_free(connection: Any, server_uuid: str, name: str) -> None:
+    """Refuse a clone whose UUID or name a server of this host has already.
+
+    :raises RestoreFailed: saying which
+    """
+    if find_or_none(connection, server_uuid) is not None:
+        raise RestoreFailed(f"there is a server {server_uuid} on this host already")
+    if name in {domain.name() for domain in connection.listAllDomains()}:
+        raise RestoreFailed(f"there is a server named {name} on this host already")
+
+
+def end(domain: Any, undefine_flags: int = 0) -> None:
+    """End a domain and forget its definition; harmless when it ended meanwhile.
+
+    :raises HypervisorError: it does not end
+    """
+    try:
+        if domain.isActive():
+            domain.destroy()
+        if domain.isPersistent():
+            domain.undefineFlags(undefine_flags)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise HypervisorError(f"{domain.name()} does not end: {error}") from error
 
 
 class EventTimes:

@@ -9,6 +9,7 @@ from nova_trusted_clone.hypervisor.base import MalformedState
 
 # libvirt's own definitions are some tens of KiB; what came over the network is bounded before it is parsed.
 MAX_DEFINITION_BYTES = 1 << 20
+IMAGE_FORMATS = ("qcow2", "raw")
 
 
 def parse(text: str) -> ET.Element:
@@ -62,6 +63,18 @@ def disks(root: ET.Element) -> list[Disk]:
                 read_only=element.find("readonly") is not None,
             )
         )
+    return found
+
+
+def image_obstacles(disk: Disk) -> list[str]:
+    """What QEMU, which serves disks on either hypervisor, can neither hold nor share."""
+    found = []
+    if disk.image_format not in IMAGE_FORMATS:
+        found.append(f"disk {disk.target}: format {disk.image_format}, expected qcow2 or raw")
+    if disk.shareable:
+        found.append(f"disk {disk.target}: shared with other servers")
+    if disk.transient:
+        found.append(f"disk {disk.target}: its changes are thrown away at the end (transient)")
     return found
 
 

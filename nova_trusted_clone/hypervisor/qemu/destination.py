@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -12,6 +11,7 @@ from typing import Any
 
 import libvirt
 
+from nova_trusted_clone.hypervisor import journals
 from nova_trusted_clone.hypervisor.base import HypervisorError, RestoreFailed
 from nova_trusted_clone.hypervisor.qemu import (
     compose,
@@ -37,6 +37,8 @@ LOG = logging.getLogger(__name__)
 MEMORY_BACKING_DIR = pathlib.Path("/var/lib/libvirt/qemu/ram")
 IMAGE = "restore.image"
 JOURNAL = "restore.json"
+# What libvirt keeps for a server beside its definition goes with it.
+_UNDEFINE = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM
 _PULL_POLL_S = 0.2
 
 
@@ -65,7 +67,7 @@ class QemuDestination:
         if missing := sizes.keys() - plan.memory.keys() - plan.small_blocks.keys():
             raise RestoreFailed(f"blocks {sorted(missing)} are neither files nor in the stream")
         with connection.connected(self._uri) as libvirtd:
-            _require_free(libvirtd, plan)
+            connection.require_free(libvirtd, plan.identity.uuid, plan.identity.name)
             try:
                 self._restore(libvirtd, plan, store)
             except (HypervisorError, libvirt.libvirtError, OSError) as error:
@@ -81,7 +83,7 @@ class QemuDestination:
         files = sorted({*named, *map(str, overlays.values()), str(image)})
         record = {"uuid": plan.identity.uuid, "name": plan.identity.name, "files": files}
         journal = plan.directory / JOURNAL
-        journal.write_text(json.dumps(record))
+        journals.write(journal, record)
         for target, backing in plan.backings.items():
             if target in made.read_only:
                 images.copy_whole(overlays[target], backing)
@@ -95,7 +97,7 @@ class QemuDestination:
             # It holds the clone's vTPM.
             image.unlink(missing_ok=True)
         process = dataclasses.asdict(of_domain(plan.identity.uuid))
-        journal.write_text(json.dumps({**record, "process": process}))
+        journals.write(journal, {**record, "process": process})
         monitor = Monitor(domain)
         cards = nic.silence(domain, monitor)
         domain.resume()
@@ -221,7 +223,7 @@ class QemuDestination:
         with connection.connected(self._uri) as libvirtd:
             domain = connection.find_or_none(libvirtd, server_uuid)
             if domain is not None:
-                _end(domain)
+                connection.end(domain, _UNDEFINE)
         record = _journal(directory)
         if record is None:
             return
@@ -236,22 +238,11 @@ def _journal(directory: pathlib.Path) -> dict[str, Any] | None:
 
     :raises HypervisorError: it is there and not readable
     """
-    path = directory / JOURNAL
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        files, name = [str(file) for file in record["files"]], str(record["name"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise HypervisorError(f"{path}: not a restore's record: {error!r}") from error
-    return {**record, "files": files, "name": name}
 
+    def record_of(raw: dict[str, Any]) -> dict[str, Any]:
+        return {**raw, "files": [str(file) for file in raw["files"]], "name": str(raw["name"])}
 
-def _require_free(libvirtd: Any, plan: RestorePlan) -> None:
-    if connection.find_or_none(libvirtd, plan.identity.uuid) is not None:
-        raise RestoreFailed(f"there is a server {plan.identity.uuid} on this host already")
-    if plan.identity.name in {domain.name() for domain in libvirtd.listAllDomains()}:
-        raise RestoreFailed(f"there is a server named {plan.identity.name} on this host already")
+    return journals.read(directory / JOURNAL, record_of)
 
 
 def _write_image(path: pathlib.Path, made: CloneDefinition, plan: RestorePlan) -> None:
@@ -274,16 +265,3 @@ def _backed_disks(domain: Any) -> list[str]:
         if disk.find("backingStore/source") is not None
         and (target := disk.find("target")) is not None
     ]
-
-
-def _end(domain: Any) -> None:
-    try:
-        if domain.isActive():
-            domain.destroy()
-        if domain.isPersistent():
-            domain.undefineFlags(
-                libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-            )
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise HypervisorError(f"{domain.name()} does not end: {error}") from error

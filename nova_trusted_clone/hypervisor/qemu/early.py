@@ -35,7 +35,6 @@ def offer(
         server_uuid=domain.UUIDString(),
         token=f"{directory.name}/{secrets.token_hex(16)}",
         process=process,
-        previous_bandwidth=int(monitor.execute("query-migrate-parameters")["max-bandwidth"]),
         device_fdset=first_fdset,
         disks=disks,
         files=(str(nbd_socket),),

@@ -12,7 +12,6 @@ from nova_trusted_clone.hypervisor.qemu import definition
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 from nova_trusted_clone.ports import DiskShape, NicShape, ServerShape
 
-_FORMATS = ("qcow2", "raw")
 _UFFD_SYSCTL = pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd")
 
 
@@ -99,13 +98,7 @@ def disk_obstacles(disk: definition.Disk) -> list[str]:
         found.append(f"disk {disk.target}: a {disk.device} with a medium that can be written to")
     if disk.kind not in ("file", "block"):
         found.append(f"disk {disk.target}: a {disk.kind} volume; only local disks can be cloned")
-    if disk.image_format not in _FORMATS:
-        found.append(f"disk {disk.target}: format {disk.image_format}, expected qcow2 or raw")
-    if disk.shareable:
-        found.append(f"disk {disk.target}: shared with other servers")
-    if disk.transient:
-        found.append(f"disk {disk.target}: its changes are thrown away at the end (transient)")
-    return found
+    return found + definition.image_obstacles(disk)
 
 
 def process_obstacles(process: ProcessId) -> list[str]:

@@ -7,12 +7,10 @@ the first change and one after the guest runs again; nothing is written while th
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import pathlib
 from typing import Any
 
-from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor import journals
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 
 NAME = "freeze.json"
@@ -57,14 +55,12 @@ class FreezeRecord:
     """A freeze of ``server_uuid``.
 
     :ivar token: says in QEMU itself whose freeze it is
-    :ivar previous_bandwidth: the migration limit to set back, bytes per second
     :ivar resumed: the guest was seen to run again; from then on a pause is somebody else's
     """
 
     server_uuid: str
     token: str
     process: ProcessId
-    previous_bandwidth: int
     device_fdset: int
     disks: tuple[FrozenDisk, ...]
     files: tuple[str, ...]
@@ -73,18 +69,7 @@ class FreezeRecord:
 
 def write(directory: pathlib.Path, record: FreezeRecord) -> None:
     """Put the record on the disk, whole or not at all."""
-    path = directory / NAME
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        json.dump(dataclasses.asdict(record), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    journals.write(directory / NAME, dataclasses.asdict(record))
 
 
 def read(directory: pathlib.Path) -> FreezeRecord | None:
@@ -92,23 +77,19 @@ def read(directory: pathlib.Path) -> FreezeRecord | None:
 
     :raises HypervisorError: it is there and not readable
     """
-    path = directory / NAME
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-        return FreezeRecord(
-            server_uuid=str(raw["server_uuid"]),
-            token=str(raw["token"]),
-            process=ProcessId(int(raw["process"]["pid"]), int(raw["process"]["start_time"])),
-            previous_bandwidth=int(raw["previous_bandwidth"]),
-            device_fdset=int(raw["device_fdset"]),
-            disks=tuple(FrozenDisk(**disk) for disk in raw["disks"]),
-            files=tuple(str(name) for name in raw["files"]),
-            resumed=bool(raw["resumed"]),
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise HypervisorError(f"{path}: not a freeze's record: {error!r}") from error
+    return journals.read(directory / NAME, _record)
+
+
+def _record(raw: dict[str, Any]) -> FreezeRecord:
+    return FreezeRecord(
+        server_uuid=str(raw["server_uuid"]),
+        token=str(raw["token"]),
+        process=ProcessId(int(raw["process"]["pid"]), int(raw["process"]["start_time"])),
+        device_fdset=int(raw["device_fdset"]),
+        disks=tuple(FrozenDisk(**disk) for disk in raw["disks"]),
+        files=tuple(str(name) for name in raw["files"]),
+        resumed=bool(raw["resumed"]),
+    )
 
 
 def remove(directory: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ import pathlib
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 
 from nova_trusted_clone.core.integrity.leaf import SEGMENT_BYTES
 from nova_trusted_clone.core.integrity.manifest import Region
@@ -252,13 +253,22 @@ class DiskSource:
         if index < 0 or size <= 0:
             raise SourceGone(f"disk {self.region.name} has no segment {index}")
         try:
-            client = self._connection()
-            data = bytes(size) if client.zero(offset, size) else client.read(offset, size)
+            with self._borrowed() as client:
+                return bytes(size) if client.zero(offset, size) else client.read(offset, size)
         except NbdError as error:
             raise SourceGone(f"disk {self.region.name}: {error}") from error
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[NbdClient]:
+        """A connection, which is used again unless it failed: where it stands is not known then."""
+        client = self._connection()
+        try:
+            yield client
+        except BaseException:
+            client.close()
+            raise
         with self._lock:
             self._idle.append(client)
-        return data
 
     def _connection(self) -> NbdClient:
         with self._lock:

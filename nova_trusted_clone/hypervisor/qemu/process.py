@@ -101,6 +101,15 @@ def opened(process: ProcessId, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def open_memory(process: ProcessId) -> tuple[int, int]:
+    """/proc/PID/mem and pagemap of a process; the caller's to close.
+
+    :raises HypervisorError: the process is gone, or may not be looked into
+    """
+    with opened(process, "mem") as memory, opened(process, "pagemap") as pagemap:
+        return os.dup(memory), os.dup(pagemap)
+
+
 def parse_smaps(text: str) -> list[Mapping]:
     """The mappings in the text of an smaps file."""
     found: list[Mapping] = []

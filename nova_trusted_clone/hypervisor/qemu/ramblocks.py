@@ -2,8 +2,8 @@
 
 QEMU 8.0 and later print the host address beside each block. Before that an address is accepted only if it is the one
 place where the block can be: found through the guest's own address map, by a size that only one block has, by what a
-read-only block must contain, or because every candidate holds the same bytes. A block whose place stays open is simply not
-read in place; it then comes from the drained stream.
+read-only block must contain, or because every candidate holds the same bytes. A server with a block whose place stays open is
+not frozen.
 """
 
 from __future__ import annotations

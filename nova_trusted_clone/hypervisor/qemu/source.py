@@ -1,7 +1,8 @@
 """Freezing a running server, and taking the freeze off it again.
 
 Before the pause all is made ready, in the pause (``pause``) nothing is done but what must be of one instant. What QEMU needs
-(scratch images, the NBD server's socket, the drain's connection, the device state's file) it gets as open descriptors.
+(scratch images, the NBD server's socket, the device state's file) it gets as open descriptors; the exporter gets what it takes
+the memory with (``handover``).
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ from nova_trusted_clone.hypervisor.base import (
     ReleaseFailed,
 )
 from nova_trusted_clone.hypervisor.qemu import (
-    access,
     connection,
     definition,
     devicestate,
     diskfreeze,
     early,
-    holdback,
+    handover,
     hugepages,
     inspect,
     journal,
@@ -40,25 +40,18 @@ from nova_trusted_clone.hypervisor.qemu import (
     ramblocks,
     regions,
     removal,
+    userfault,
 )
 from nova_trusted_clone.hypervisor.qemu.journal import FreezeRecord
-from nova_trusted_clone.hypervisor.qemu.memory import open_memory
-from nova_trusted_clone.hypervisor.qemu.monitor import (
-    Monitor,
-    capability,
-    migration_status,
-    set_capability,
-)
-from nova_trusted_clone.hypervisor.qemu.pause import DRAIN_DESCRIPTOR, Stopwatch, pause
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, of_domain
+from nova_trusted_clone.hypervisor.qemu.monitor import Monitor, migration_status
+from nova_trusted_clone.hypervisor.qemu.pause import Stopwatch, pause
+from nova_trusted_clone.hypervisor.qemu.process import mappings, of_domain, open_memory
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
-from nova_trusted_clone.ports import Frozen, MemoryFiles, RegionSource, ServerShape
+from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape
 
 LOG = logging.getLogger(__name__)
 # Far from what libvirt counts up from 0.
 _FIRST_FDSET = 746300
-# Bytes per second that no machine reaches: the drain decides how fast it goes.
-_UNLIMITED = 10**12
 # 0.1 s a GiB, and what a clone waits longer at most.
 _COLLAPSE_BEFORE_S = 5.0
 
@@ -113,7 +106,7 @@ class QemuSource:
                 raise FreezeFailed(f"server {server_uuid}: its disks: {error}") from error
 
     def freeze(
-        self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
+        self, server_uuid: str, directory: pathlib.Path, capture_socket: pathlib.Path
     ) -> Frozen:
         """Freeze memory, device state and disks at one instant and let the server run on.
 
@@ -132,7 +125,7 @@ class QemuSource:
                 raise FreezeBusy("the server is frozen already: wait for that freeze to end")
             self._require_idle(domain, monitor)
             try:
-                return self._freeze(libvirtd, domain, monitor, directory, drain_socket)
+                return self._freeze(libvirtd, domain, monitor, directory, capture_socket)
             except FreezeBusy:
                 # Another one was quicker: the mark is the other's, so nothing of ours was put onto the server.
                 self.release(server_uuid, directory)
@@ -146,7 +139,7 @@ class QemuSource:
     def _require_idle(domain: Any, monitor: Monitor) -> None:
         if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
             raise FreezeBusy("libvirt runs a job on the server (a backup, a migration, a save)")
-        if migration_status(monitor) in removal.BUSY or capability(monitor, removal.SNAPSHOT):
+        if migration_status(monitor) in removal.BUSY:
             raise FreezeBusy("QEMU's one migration is in use")
         diskfreeze.require_idle(monitor)
 
@@ -156,41 +149,33 @@ class QemuSource:
         domain: Any,
         monitor: Monitor,
         directory: pathlib.Path,
-        drain_socket: pathlib.Path,
+        capture_socket: pathlib.Path,
     ) -> Frozen:
         watch = Stopwatch()
         with contextlib.ExitStack() as undo:
-            held = undo.enter_context(holdback.HeldConnection(drain_socket))
+            handing = undo.enter_context(handover.Handing(capture_socket))
             with watch.step("prepare"):
-                armed = self._arm(domain, monitor, directory, held.descriptor)
+                armed = self._arm(domain, monitor, directory)
             undo.callback(os.close, armed.device_file)
-            pause_s = pause(libvirtd, domain, monitor, armed.record, held, watch)
-            held.close()
+            with watch.step("hand over"):
+                _hand_over(handing, armed, monitor)
+            pause_s = pause(libvirtd, domain, monitor, armed.record, handing, watch)
+            handing.say_frozen()
             journal.write(directory, dataclasses.replace(armed.record, resumed=True))
             with watch.step("after"):
                 diskfreeze.export(monitor, armed.record.disks)
-                protected = regions.protected(armed.record.process, armed.blocks)
-                still = migration_status(monitor) == "active"
             state = _take(armed.device_file)
         diskfreeze.forget_fdsets(monitor, (armed.record.device_fdset,))
         stripped, blobs = devicestate.take_vtpm(state)
         _write_private(directory / regions.DEVICE_STATE, stripped)
         text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE)
         _write_private(directory / regions.DOMAIN, text.encode())
-        described = regions.described(
-            directory, armed.record, armed.blocks, protected if still else {}
-        )
+        described = regions.described(directory, armed.record, armed.blocks)
         return Frozen(described, pause_s, blobs, tuple(watch.steps.items()))
 
     # -- before the pause ---------------------------------------------------------------------------------------------
 
-    def _arm(
-        self,
-        domain: Any,
-        monitor: Monitor,
-        directory: pathlib.Path,
-        drain: int,
-    ) -> _Armed:
+    def _arm(self, domain: Any, monitor: Monitor, directory: pathlib.Path) -> _Armed:
         process = of_domain(domain.UUIDString())
         if obstacles := inspect.process_obstacles(process):
             raise Obstacles(obstacles)
@@ -200,7 +185,6 @@ class QemuSource:
             server_uuid=domain.UUIDString(),
             token=f"{directory.name}/{secrets.token_hex(16)}",
             process=process,
-            previous_bandwidth=int(monitor.execute("query-migrate-parameters")["max-bandwidth"]),
             device_fdset=_FIRST_FDSET,
             disks=disks,
             files=(
@@ -210,34 +194,15 @@ class QemuSource:
         )
         journal.write(directory, record)
         marker.put(monitor, record.token)
-        set_capability(monitor, removal.SNAPSHOT, True)
-        monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
         diskfreeze.prepare(monitor, disks, directory / regions.NBD_SOCKET)
         device_file = _device_file(monitor)
         blocks = ramblocks.locate(monitor, process.pid, mappings(process.pid))
+        if lost := [block.name for block in blocks if block.address is None]:
+            raise FreezeFailed(f"memory blocks {', '.join(lost)}: where they lie cannot be told")
         for block in blocks:
             populate.populate(process, block)
         hugepages.collapse(process, blocks, _COLLAPSE_BEFORE_S)
-        # A copy: it is filled already.
-        monitor.execute_with_file(drain, "getfd", fdname=DRAIN_DESCRIPTOR)
         return _Armed(record, blocks, device_file)
-
-    def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
-        """The server's memory, open, for an exporter that may not open it itself; None where it may.
-
-        Without it the exporter has the memory from the drain alone, later.
-        """
-        if access.daemon() is None:
-            return None
-        process = next((r.source["process"] for r in frozen.regions if r.kind == "ram"), None)
-        if not isinstance(process, dict):
-            return None
-        whose = ProcessId(**process)
-        try:
-            return MemoryFiles(whose.pid, whose.start_time, open_memory(whose))
-        except HypervisorError as error:
-            LOG.warning("memory will come from the drain alone: %s", error)
-            return None
 
     # -- off again ----------------------------------------------------------------------------------------------------
 
@@ -263,6 +228,26 @@ class QemuSource:
         for name in record.files:
             pathlib.Path(name).unlink(missing_ok=True)
         journal.remove(directory)
+
+
+def _hand_over(handing: handover.Handing, armed: _Armed, monitor: Monitor) -> None:
+    """Give the exporter what it takes the memory with. It alone holds the protection from then on, as long as it lives."""
+    process = armed.record.process
+    with contextlib.ExitStack() as closing:
+        protection = userfault.borrow(monitor, process)
+        closing.callback(protection.close)
+        for block in armed.blocks:
+            assert block.address is not None
+            try:
+                protection.register(block.address, block.maximum_bytes)
+            except OSError as error:
+                raise FreezeFailed(
+                    f"memory block {block.name}: it cannot be protected: {error}"
+                ) from error
+        files = open_memory(process)
+        for descriptor in files:
+            closing.callback(os.close, descriptor)
+        handing.give(process, armed.blocks, (protection.descriptor, *files))
 
 
 def _device_file(monitor: Monitor) -> int:

@@ -67,20 +67,28 @@ class Capture:
     def pages(self, numbers: Numbers, kinds: Kinds, data: Pages) -> None:
         """Keep pages; what is there no longer is wiped."""
         brings = brings_bytes(kinds)
-        for run in _consecutive(numbers[brings]):
-            self._write(int(numbers[brings][run.start]), data[run])
-        for number in numbers[~brings].tolist():
-            if self._kind(number) != _UNSEEN:
-                self._write(number, np.zeros((1, PAGE), np.uint8))
-        for chunk in np.unique(numbers // np.uint64(_CHUNK)).tolist():
-            there = numbers // np.uint64(_CHUNK) == chunk
-            known = self._kinds.setdefault(int(chunk), np.full(_CHUNK, _UNSEEN, np.uint8))
-            known[(numbers[there] % np.uint64(_CHUNK)).astype(np.int64)] = kinds[there]
+        present = numbers[brings]
+        for run in _consecutive(present):
+            self._write(int(present[run.start]), data[run])
+        chunks = numbers // np.uint64(_CHUNK)
+        for chunk in np.unique(chunks).tolist():
+            there = chunks == chunk
+            self._note(int(chunk), numbers[there], kinds[there])
         self.pages_taken += len(data)
 
-    def _kind(self, number: int) -> int:
-        chunk = self._kinds.get(number // _CHUNK)
-        return _UNSEEN if chunk is None else int(chunk[number % _CHUNK])
+    def _note(self, chunk: int, numbers: Numbers, kinds: Kinds) -> None:
+        """Remember the types of pages of one chunk, and wipe those that had bytes and have none now.
+
+        A domain has a hole of nearly 4 GiB that is told page by page: no work of ours may be by page here.
+        """
+        known = self._kinds.get(chunk)
+        if known is None:
+            known = self._kinds[chunk] = np.full(_CHUNK, _UNSEEN, np.uint8)
+        places = (numbers % np.uint64(_CHUNK)).astype(np.int64)
+        gone = numbers[brings_bytes(known[places]) & ~brings_bytes(kinds)]
+        for run in _consecutive(gone):
+            self._write(int(gone[run.start]), np.zeros((run.stop - run.start, PAGE), np.uint8))
+        known[places] = kinds
 
     def _write(self, first: int, pages: Pages) -> None:
         data, at = np.ascontiguousarray(pages).data.cast("B"), first * PAGE

@@ -21,6 +21,10 @@ _REGISTERS = ("eax", "ebx", "ecx", "edx")
 Leaf = tuple[int, int]
 Policy = Mapping[Leaf, tuple[int, int, int, int]]
 
+# An AMD processor says these of leaf 1's EDX in this word once more (AMD64 APM 3, Fn8000_0001_EDX). Xen takes them from there
+# when the guest asks, and what it offers at most lacks them here.
+_SAID_IN_LEAF_1 = 0x0183F3FF
+
 # Words of feature bits: leaf, subleaf, register, and the bits that are not features (they follow the guest's own settings).
 _FEATURES = (
     (0x1, _NO_SUBLEAF, "ecx", 1 << 27),  # OSXSAVE
@@ -33,7 +37,7 @@ _FEATURES = (
     (0xD, 0, "edx", 0),
     (0xD, 1, "eax", 0),
     (0x80000001, _NO_SUBLEAF, "ecx", 0),
-    (0x80000001, _NO_SUBLEAF, "edx", 1 << 9),
+    (0x80000001, _NO_SUBLEAF, "edx", _SAID_IN_LEAF_1),
     (0x80000007, _NO_SUBLEAF, "edx", 0),
     (0x80000008, _NO_SUBLEAF, "ebx", 0),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 import libvirt
 
+from nova_trusted_clone.hypervisor import journals
 from nova_trusted_clone.hypervisor.base import HypervisorError, MalformedState, RestoreFailed
 from nova_trusted_clone.hypervisor.qemu import connection, images
 from nova_trusted_clone.hypervisor.qemu.identity import image_of
@@ -48,7 +48,7 @@ class XenDestination:
         except (MalformedState, OSError) as error:
             raise RestoreFailed(f"clone {plan.identity.uuid}: {error}") from error
         with connection.connected(self._uri) as libvirtd:
-            _require_free(libvirtd, plan)
+            connection.require_free(libvirtd, plan.identity.uuid, plan.identity.name)
             try:
                 self._restore(libvirtd, plan, state, memory)
             except (HypervisorError, libvirt.libvirtError, OSError) as error:
@@ -68,7 +68,7 @@ class XenDestination:
         overlays = {t: image_of(plan.identity, plan.directory, t) for t in plan.backings}
         pipe = plan.directory / PIPE
         files = sorted({*map(str, overlays.values()), str(pipe), str(plan.directory / LOG_NAME)})
-        _write_journal(plan.directory, {"uuid": plan.identity.uuid, "files": files})
+        journals.write(plan.directory / JOURNAL, {"uuid": plan.identity.uuid, "files": files})
         for target, backing in plan.backings.items():
             images.create_overlay(overlays[target], backing)
         if plan.vtpm is not None:
@@ -76,8 +76,9 @@ class XenDestination:
         with sending.sent(pipe, text, state, memory):
             libvirtd.restoreFlags(str(pipe), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
         domain = connection.find(libvirtd, plan.identity.uuid)
-        _write_journal(
-            plan.directory, {"uuid": plan.identity.uuid, "files": files, "domain": domain.ID()}
+        journals.write(
+            plan.directory / JOURNAL,
+            {"uuid": plan.identity.uuid, "files": files, "domain": domain.ID()},
         )
         domain.resume()
         proof.require_running(domain)
@@ -145,7 +146,7 @@ class XenDestination:
         with connection.connected(self._uri) as libvirtd:
             domain = connection.find_or_none(libvirtd, server_uuid)
             if domain is not None:
-                _end(domain)
+                connection.end(domain)
         record = _journal(directory)
         if record is None:
             return
@@ -177,39 +178,13 @@ def _files_of(state: DomainState, plan: RestorePlan) -> dict[Range, pathlib.Path
     return {one: paths[one.name] for one in state.ranges}
 
 
-def _require_free(libvirtd: Any, plan: RestorePlan) -> None:
-    if connection.find_or_none(libvirtd, plan.identity.uuid) is not None:
-        raise RestoreFailed(f"there is a server {plan.identity.uuid} on this host already")
-    if plan.identity.name in {domain.name() for domain in libvirtd.listAllDomains()}:
-        raise RestoreFailed(f"there is a server named {plan.identity.name} on this host already")
-
-
-def _write_journal(directory: pathlib.Path, record: Mapping[str, Any]) -> None:
-    (directory / JOURNAL).write_text(json.dumps(record))
-
-
 def _journal(directory: pathlib.Path) -> dict[str, Any] | None:
     """What ``restore`` wrote down; None when it made nothing there.
 
     :raises HypervisorError: it is there and not readable
     """
-    path = directory / JOURNAL
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        files = [str(file) for file in record["files"]]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise HypervisorError(f"{path}: not a restore's record: {error!r}") from error
-    return {**record, "files": files}
 
+    def record_of(raw: dict[str, Any]) -> dict[str, Any]:
+        return {**raw, "files": [str(file) for file in raw["files"]]}
 
-def _end(domain: Any) -> None:
-    try:
-        if domain.isActive():
-            domain.destroy()
-        if domain.isPersistent():
-            domain.undefine()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            raise HypervisorError(f"{domain.name()} does not end: {error}") from error
+    return journals.read(directory / JOURNAL, record_of)

@@ -13,8 +13,6 @@ from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu import definition
 from nova_trusted_clone.ports import DiskShape, NicShape, ServerShape
 
-_FORMATS = ("qcow2", "raw")
-
 
 def shape(domain: Any, *, has_vtpm: bool) -> ServerShape:
     """Describe a domain.
@@ -71,13 +69,7 @@ def disk_obstacles(disk: definition.Disk) -> list[str]:
         found.append(
             f"disk {disk.target}: a {disk.kind} volume; only files, which QEMU serves, can be cloned on Xen"
         )
-    if disk.image_format not in _FORMATS:
-        found.append(f"disk {disk.target}: format {disk.image_format}, expected qcow2 or raw")
-    if disk.shareable:
-        found.append(f"disk {disk.target}: shared with other servers")
-    if disk.transient:
-        found.append(f"disk {disk.target}: its changes are thrown away at the end (transient)")
-    return found
+    return found + definition.image_obstacles(disk)
 
 
 def virtual_size(disk: definition.Disk) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import pathlib
 from typing import Any
 
-from nova_trusted_clone.hypervisor.base import HypervisorError
+from nova_trusted_clone.hypervisor import journals
 from nova_trusted_clone.hypervisor.qemu.journal import FrozenDisk
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 
@@ -35,18 +33,7 @@ class FreezeRecord:
 
 def write(directory: pathlib.Path, record: FreezeRecord) -> None:
     """Put the record on the disk, whole or not at all."""
-    path = directory / NAME
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        json.dump(dataclasses.asdict(record), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    journals.write(directory / NAME, dataclasses.asdict(record))
 
 
 def read(directory: pathlib.Path) -> FreezeRecord | None:
@@ -54,22 +41,19 @@ def read(directory: pathlib.Path) -> FreezeRecord | None:
 
     :raises HypervisorError: it is there and not readable
     """
-    path = directory / NAME
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-        saver = raw["saver"]
-        return FreezeRecord(
-            server_uuid=str(raw["server_uuid"]),
-            domain=int(raw["domain"]),
-            disks=tuple(FrozenDisk(**disk) for disk in raw["disks"]),
-            files=tuple(str(name) for name in raw["files"]),
-            saver=None if saver is None else ProcessId(int(saver["pid"]), int(saver["start_time"])),
-            resumed=bool(raw["resumed"]),
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise HypervisorError(f"{path}: not a freeze's record: {error!r}") from error
+    return journals.read(directory / NAME, _record)
+
+
+def _record(raw: dict[str, Any]) -> FreezeRecord:
+    saver = raw["saver"]
+    return FreezeRecord(
+        server_uuid=str(raw["server_uuid"]),
+        domain=int(raw["domain"]),
+        disks=tuple(FrozenDisk(**disk) for disk in raw["disks"]),
+        files=tuple(str(name) for name in raw["files"]),
+        saver=None if saver is None else ProcessId(int(saver["pid"]), int(saver["start_time"])),
+        resumed=bool(raw["resumed"]),
+    )
 
 
 def remove(directory: pathlib.Path) -> None:

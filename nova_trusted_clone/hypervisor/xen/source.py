@@ -32,7 +32,7 @@ from nova_trusted_clone.hypervisor.xen.monitor import XenMonitor
 from nova_trusted_clone.hypervisor.xen.records import PAGE
 from nova_trusted_clone.hypervisor.xen.saving import Saver
 from nova_trusted_clone.hypervisor.xen.vtpms import HostVtpms
-from nova_trusted_clone.ports import Frozen, MemoryFiles, RegionSource, ServerShape
+from nova_trusted_clone.ports import Frozen, RegionSource, ServerShape
 
 LOG = logging.getLogger(__name__)
 NBD_SOCKET = "nbd.sock"
@@ -84,9 +84,9 @@ class XenSource:
             return tuple(_disk_region(disk, directory) for disk in found)
 
     def freeze(
-        self, server_uuid: str, directory: pathlib.Path, drain_socket: pathlib.Path
+        self, server_uuid: str, directory: pathlib.Path, capture_socket: pathlib.Path
     ) -> Frozen:
-        """Freeze memory, device state and disks at one instant and let the server run on; ``drain_socket`` is not used.
+        """Freeze memory, device state and disks at one instant and let the server run on; ``capture_socket`` is not used.
 
         :raises ServerNotFound: there is none
         :raises Obstacles: it cannot be frozen; nothing was changed
@@ -147,10 +147,6 @@ class XenSource:
             return ()
         diskfreeze.require_idle(qemu)
         return disks.plan(qemu, definition.disks(definition.parse(domain.XMLDesc(0))), directory)
-
-    def memory_files(self, frozen: Frozen) -> MemoryFiles | None:
-        """The memory is a file of the freeze, which the exporter may open."""
-        return None
 
     def release(self, server_uuid: str, directory: pathlib.Path) -> None:
         """Take everything that a freeze put onto the server off again; resume it if it was left suspended; repeatable.

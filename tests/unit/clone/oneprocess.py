@@ -121,8 +121,8 @@ class FakeExporter:
         self._admitted.pop(clone_id, None)
         return {}
 
-    def drain(self) -> dict[str, Any]:
-        return {"socket": str(self._directory / "drain.sock")}
+    def capture(self) -> dict[str, Any]:
+        return {"socket": str(self._directory / "capture.sock")}
 
     def frozen(self, regions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for number, region in enumerate(regions, 1):
@@ -133,7 +133,16 @@ class FakeExporter:
         return {"page_key": key, "regions": self._rows, "port": self._port}
 
     def status(self) -> dict[str, Any]:
-        return described(self._content) if self._rows else {}
+        return {**described(self._content), "capture": self._capture_status()} if self._rows else {}
+
+    def _capture_status(self) -> dict[str, Any]:
+        return {"whole": True, "ended": True, "failed": None}
+
+    def ease(self) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
 
     def give(self, certificate: bytes, page_key: bytes) -> dict[int, bytes]:
         """Everything, to a store that was let in and knows the key that the source vouched for."""

@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 
 from nova_trusted_clone.clone.batch import Batch
+from nova_trusted_clone.clone.freeze_job import FreezeJob
 from nova_trusted_clone.clone.source import FreezeFailed
 from nova_trusted_clone.core.protocol.evidence import verify_evidence
 from nova_trusted_clone.core.protocol.order import Order
-from nova_trusted_clone.hypervisor.fake import FakeServer
-from nova_trusted_clone.ports import Passphrase, VtpmBlobs
-from tests.unit.clone.oneprocess import DISKS, MEMORY, Cloud, clone_identity, in_one_process
+from nova_trusted_clone.hypervisor.fake import FakeHypervisor, FakeServer
+from nova_trusted_clone.ports import Frozen, Passphrase, VtpmBlobs
+from tests.unit.clone.oneprocess import (
+    DISKS,
+    MEMORY,
+    Cloud,
+    clone_identity,
+    in_one_process,
+)
 
 LIMIT_S = 20.0
 
@@ -94,6 +101,28 @@ def test_a_clone_has_everything_of_its_source_but_the_identity(
     assert vtpms[0].ak_public() != vtpms[1].ak_public()
     assert source.facts["frozen_by"] is None
     assert proven(cloud, order)["page_key_vouched_by"] == "vtpm"
+
+
+def test_a_server_is_not_paused_when_its_last_clone_is_aborted_just_before(
+    make_cloud: Callable[..., Cloud], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud = make_cloud()
+    cloud.boot()
+    order = cloud.order("a")
+    frozen: list[str] = []
+
+    def abort(job: FreezeJob) -> None:
+        job.abort(order.clone_id.hex(), "by the tenant")
+
+    def freeze(_own: FakeHypervisor, server_uuid: str, *_paths: pathlib.Path) -> Frozen:
+        frozen.append(server_uuid)
+        raise AssertionError("the server was paused for nobody")
+
+    monkeypatch.setattr(FreezeJob, "_early", abort)
+    monkeypatch.setattr(FakeHypervisor, "freeze", freeze)
+    found = ended(cloud, cloud.left.source.clone([cloud.prepare(order)]))
+    assert found == {order.clone_id.hex(): "by the tenant"}
+    assert frozen == []
 
 
 def test_siblings_succeed_or_fail_alone(make_cloud: Callable[..., Cloud]) -> None:

@@ -39,7 +39,7 @@ def plan(frozen: Frozen, directory: pathlib.Path) -> RestorePlan:
 def test_a_clone_is_what_the_source_was_at_the_freeze(tmp_path: pathlib.Path) -> None:
     host = boot(tmp_path)
     before = host.server("aaaa").digest()
-    frozen = host.freeze("aaaa", tmp_path, tmp_path / "drain")
+    frozen = host.freeze("aaaa", tmp_path, tmp_path / "capture")
     (host.server("aaaa").directory / "disk" / "vda").write_bytes(b"later")
     host.restore(plan(frozen, tmp_path))
     assert host.server("bbbb").digest() == before
@@ -53,17 +53,17 @@ def test_a_clone_is_what_the_source_was_at_the_freeze(tmp_path: pathlib.Path) ->
 
 def test_one_freeze_at_a_time_and_release_is_repeatable(tmp_path: pathlib.Path) -> None:
     host = boot(tmp_path)
-    host.freeze("aaaa", tmp_path, tmp_path / "drain")
+    host.freeze("aaaa", tmp_path, tmp_path / "capture")
     with pytest.raises(FreezeBusy):
-        host.freeze("aaaa", tmp_path, tmp_path / "drain")
+        host.freeze("aaaa", tmp_path, tmp_path / "capture")
     host.release("aaaa", tmp_path)
     host.release("aaaa", tmp_path)
-    host.freeze("aaaa", tmp_path, tmp_path / "drain")
+    host.freeze("aaaa", tmp_path, tmp_path / "capture")
 
 
 def test_a_restore_that_fails_leaves_nothing(tmp_path: pathlib.Path) -> None:
     host = boot(tmp_path)
-    frozen = host.freeze("aaaa", tmp_path, tmp_path / "drain")
+    frozen = host.freeze("aaaa", tmp_path, tmp_path / "capture")
     broken = plan(frozen, tmp_path)
     broken.backings["vda"].unlink()
     with pytest.raises(RestoreFailed):

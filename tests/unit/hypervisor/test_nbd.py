@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -31,6 +31,32 @@ def test_segments_are_read_and_holes_are_not(server: Server, tmp_path: pathlib.P
     assert b"".join(source.read(index) for index in range(3)) == CONTENT
     source.close()
     assert server.commands[:5] == [7, 7, 0, 7, 0]
+
+
+def test_a_connection_on_which_a_read_failed_is_closed(
+    server: Server, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = DiskSource(Region(1, "disk", "vda", len(CONTENT)), tmp_path / "nbd", "vda")
+    closed: list[NbdClient] = []
+
+    def close(client: NbdClient) -> None:
+        closed.append(client)
+
+    monkeypatch.setattr(NbdClient, "close", close)
+    with monkeypatch.context() as broken:
+        broken.setattr(NbdClient, "zero", fail_with("a reply to something that was not asked"))
+        with pytest.raises(SourceGone, match="was not asked"):
+            source.read(0)
+    assert len(closed) == 1
+    assert b"".join(source.read(index) for index in range(3)) == CONTENT
+    assert len(closed) == 1
+
+
+def fail_with(reason: str) -> Callable[..., bool]:
+    def fail(*_: object) -> bool:
+        raise NbdError(reason)
+
+    return fail
 
 
 def test_an_export_of_another_size_is_not_the_frozen_disk(

@@ -9,10 +9,9 @@ import pytest
 
 from nova_trusted_clone.hypervisor.base import MalformedState
 from nova_trusted_clone.hypervisor.qemu import compose, devicestate, saveimage
-from nova_trusted_clone.hypervisor.qemu.stream import PAGE, StreamParser
 from nova_trusted_clone.ports import VtpmBlobs
 
-from .test_stream import Collector
+from .streamparser import PAGE, Collector, StreamParser
 
 BLOBS = VtpmBlobs(b"permanent" * 100, b"volatile" * 50, b"")
 

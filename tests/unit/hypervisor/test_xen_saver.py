@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 
 import pytest
 
@@ -32,7 +33,8 @@ class Libxl:
     def logs_dirty(self, domain: int) -> bool:
         return self.live
 
-    def suspend(self, domain: int, file: int, live: bool) -> None:
+    def suspend(self, domain: int, file: int, live: bool) -> float:
+        stopped_at = time.monotonic()
         self.calls.append(f"suspend {'live' if live else 'cold'}")
         self.suspended = True
         view = memoryview(self.stream)
@@ -43,6 +45,7 @@ class Libxl:
             raise OSError("suspend: libxl error -3") from error
         if self.error:
             raise OSError(self.error)
+        return stopped_at
 
     def is_suspended(self, domain: int) -> bool:
         return self.suspended
@@ -87,6 +90,16 @@ def test_a_domain_is_saved_while_it_runs_and_goes_on(libxl, tmp_path):
     assert caller.events[3]["ranges"] == [["0x0", 0, 700], ["0xfeff8", 0xFEFF8, 8]]
     for name in ("memory", "device-state"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pause_whose_beginning_nobody_saw_is_told_too_long(libxl, tmp_path, monkeypatch):
+    xl, caller = libxl(), Caller("save", "resume")
+    suspend = xl.suspend
+    monkeypatch.setattr(xl, "suspend", lambda *wanted: [suspend(*wanted), None][1])
+    saver.save(7, tmp_path, MEMORY_BYTES, caller)
+    told = caller.events[2]
+    assert told["copy_s"] == 0
+    assert told["pause_s"] == pytest.approx(told["final_s"] + told["resume_s"])
 
 
 def test_where_xen_cannot_log_it_stands_still_for_the_copy(libxl, tmp_path):

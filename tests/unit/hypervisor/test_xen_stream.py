@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from nova_trusted_clone.hypervisor.base import MalformedState
-from nova_trusted_clone.hypervisor.xen import compose, saveimage, stream
+from nova_trusted_clone.hypervisor.xen import compose, cpupolicy, saveimage, stream
 from nova_trusted_clone.hypervisor.xen.capture import Capture
 from nova_trusted_clone.hypervisor.xen.records import PAGE, RECORD, Guest, Libxc, Libxl
 from nova_trusted_clone.hypervisor.xen.state import DomainState, Range, Run
 
 MEMORY_PAGES = 700
+VECTORS = pathlib.Path(__file__).resolve().parents[2] / "vectors"
 
 
 @functools.cache
@@ -78,6 +79,45 @@ def captured(raw: bytes, directory: pathlib.Path) -> tuple[DomainState, bytes]:
     state = capture.state(MEMORY_PAGES * PAGE)
     capture.close()
     return state, (directory / "memory").read_bytes()[: MEMORY_PAGES * PAGE]
+
+
+def test_what_a_real_xen_wrote_is_read(tmp_path):
+    """A running PVH guest of Xen 4.17 as ``xl save`` wrote it; of its pages six are left, and they are zeros."""
+    raw = (VECTORS / "xen-4.17-pvh.stream").read_bytes()
+    state, memory = captured(raw, tmp_path)
+    assert (state.guest, state.version) == (Guest.HVM, (4, 17))
+    assert [kind for kind, _ in state.head] == [
+        Libxc.X86_CPUID_POLICY,
+        Libxc.X86_MSR_POLICY,
+        Libxc.STATIC_DATA_END,
+    ]
+    assert [kind for kind, _ in state.tail] == [
+        Libxc.X86_TSC_INFO,
+        Libxc.HVM_CONTEXT,
+        Libxc.HVM_PARAMS,
+    ]
+    assert [one.name for one in state.ranges] == ["0x0", "0xfc000", "0xfeff8"]
+    assert memory == bytes(MEMORY_PAGES * PAGE)
+    policy = cpupolicy.of_domain(state)
+    assert policy is not None and not cpupolicy.missing(policy, policy)
+    again = b"".join(compose.stream(state, lambda _first, count: bytes(count * PAGE)))
+    (tmp_path / "again").mkdir()
+    assert captured(again, tmp_path / "again")[0] == state
+
+
+def test_a_page_that_goes_while_the_guest_runs_is_wiped(tmp_path):
+    """A balloon took it: its last bytes are not the clone's."""
+    body = struct.pack("<II", 3, 0) + struct.pack(
+        "<3Q", 0xF << 60 | 8, 0xF << 60 | 9, 0xF << 60 | 650_000
+    )
+    record = RECORD.pack(Libxc.PAGE_DATA, len(body)) + body
+    raw = raw_stream(pvh())
+    before_tail = raw.index(RECORD.pack(Libxc.X86_TSC_INFO, 24))
+    state, memory = captured(raw[:before_tail] + record + raw[before_tail:], tmp_path)
+    assert memory[7 * PAGE : 8 * PAGE] == page(7)
+    assert memory[8 * PAGE : 10 * PAGE] == bytes(2 * PAGE)
+    assert memory[10 * PAGE : 11 * PAGE] == page(10)
+    assert Run(8, 2, 0xF) in state.runs and Run(650_000, 1, 0xF) in state.runs
 
 
 @pytest.mark.parametrize("make", [pvh, pv])

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
-from nova_trusted_clone.hypervisor.qemu import access, rescue
-from nova_trusted_clone.hypervisor.qemu.memory import DirectMemory, open_memory
-from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, opened
+from nova_trusted_clone.hypervisor.qemu import access
+from nova_trusted_clone.hypervisor.qemu.process import ProcessId, mappings, open_memory, opened
 from nova_trusted_clone.privsep import guest_memory_pctxt
 from nova_trusted_clone.privsep.daemons import GuestMemory
 from nova_trusted_clone.privsep.descriptors import HandOverFailed, Receiver
@@ -21,6 +20,16 @@ from nova_trusted_clone.privsep.guest_memory import NoGuest, hand_over
 
 Start = Callable[[str], ProcessId]
 PAGE = 4096
+# userfaultfd(2), for user mode only: anybody may.
+_OPENS_AND_CLOSES = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+while True:
+    found = libc.syscall(323, 1)
+    time.sleep(0.0002)
+    os.close(found)
+    time.sleep(0.001)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +39,6 @@ def daemon_is_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     access.use(daemon)
     # The daemon's own code opens files by its own right.
     monkeypatch.setattr(daemon, "open_files", by_own_right(daemon.open_files))
-    monkeypatch.setattr(daemon, "lift_protection", by_own_right(daemon.lift_protection))
     yield
     access.use(None)
     guest_memory_pctxt.set_client_mode(True)
@@ -67,6 +75,23 @@ def start(tmp_path: pathlib.Path) -> Iterator[Start]:
         child.wait()
 
 
+@pytest.fixture
+def start_python(tmp_path: pathlib.Path) -> Iterator[Start]:
+    """Starts a program under the name of another that opens a userfaultfd and closes it, again and again."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(name: str) -> ProcessId:
+        program = tmp_path / name
+        shutil.copy("/usr/bin/python3", program)
+        started.append(subprocess.Popen([program, "-c", _OPENS_AND_CLOSES]))
+        return ProcessId.of(started[-1].pid)
+
+    yield run
+    for child in started:
+        child.kill()
+        child.wait()
+
+
 @pytest.mark.parametrize("name", ["qemu-system-x86_64", "qemu-kvm"])
 def test_a_guests_memory_is_read_through_files_that_the_daemon_opened(
     start: Start, name: str
@@ -74,22 +99,12 @@ def test_a_guests_memory_is_read_through_files_that_the_daemon_opened(
     process = start(name)
     stack = next(found for found in mappings(process.pid) if found.path == "[stack]")
     last = stack.start + stack.size - PAGE
-    direct = DirectMemory(process)
-    data, accepted = direct.read(last, 1, protected=False)
-    direct.close()
+    memory, pagemap = open_memory(process)
     # Its environment and its own name stand at the end of a program's stack.
-    assert name.encode() in data
-    assert accepted.all()
-
-
-def test_what_was_opened_serves_whoever_has_no_right(start: Start) -> None:
-    """As the exporter gets it."""
-    process = start("qemu-kvm")
-    descriptors = open_memory(process)
-    access.use(None)
-    direct = DirectMemory(process, descriptors)
-    assert direct.read(0, 1, protected=True)[0] == b""  # nothing is mapped there
-    direct.close()
+    assert name.encode() in os.pread(memory, PAGE, last)
+    assert len(os.pread(pagemap, 8, last // PAGE * 8)) == 8
+    os.close(memory)
+    os.close(pagemap)
 
 
 @pytest.mark.parametrize("name", ["sshd", "qemu-kvm-helper", "qemu-img"])
@@ -132,13 +147,24 @@ def test_the_memory_goes_to_no_other_process(start: Start) -> None:
         hand_over(process.pid, process.start_time, receiver.name, os.getpid() + 1)
 
 
-def test_a_guest_without_protection_needs_no_mending(start: Start) -> None:
-    assert rescue.lift_protection(start("qemu-kvm")) == 0
+def test_a_userfaultfd_that_a_guest_opens_for_a_moment_is_taken(start_python: Start) -> None:
+    """As QEMU does when it is asked whether it could protect its memory."""
+    process = start_python("qemu-kvm")
+    found = GuestMemory().catch_userfaultfd(process.pid, process.start_time, 20.0)
+    assert str(pathlib.Path(f"/proc/self/fd/{found}").readlink()) == "anon_inode:[userfaultfd]"
+    os.close(found)
 
 
-def test_nobody_elses_memory_is_mended(start: Start) -> None:
+def test_a_guest_that_opens_none_is_told(start: Start) -> None:
+    process = start("qemu-kvm")
+    with pytest.raises(HypervisorError, match="no userfaultfd of it was seen"):
+        GuestMemory().catch_userfaultfd(process.pid, process.start_time, 0.1)
+
+
+def test_nobody_elses_userfaultfd_is_taken(start: Start) -> None:
+    process = start("sshd")
     with pytest.raises(NoGuest):
-        rescue.lift_protection(start("sshd"))
+        GuestMemory().catch_userfaultfd(process.pid, process.start_time, 0.1)
 
 
 def test_nobody_elses_memory_is_collapsed(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""QEMU's migration stream, version 3, read as it comes in: the memory part of it.
+"""A reader of the memory part of QEMU's migration stream, version 3: what a composed one says is read by it.
 
 ::
 
@@ -280,3 +280,32 @@ class StreamParser:
             raise MalformedState("stream: a zero page that is not zero")
         else:
             self._sink.zeros(self._block, addresses)
+
+
+BLOCKS = {"pc.ram": 64 * PAGE, "vga.vram": 8 * PAGE}
+
+
+class Collector:
+    """Keeps what the parser tells."""
+
+    def __init__(self) -> None:
+        self.found: tuple[tuple[str, int], ...] = ()
+        self.memory = {block: bytearray(b"?" * size) for block, size in BLOCKS.items()}
+        self.calls = 0
+        self.over = False
+
+    def blocks(self, found: tuple[tuple[str, int], ...]) -> None:
+        self.found = found
+
+    def pages(self, block: str, addresses: Addresses, data: Pages) -> None:
+        self.calls += 1
+        for address, page in zip(addresses.tolist(), data, strict=True):
+            self.memory[block][address : address + PAGE] = page.tobytes()
+
+    def zeros(self, block: str, addresses: Addresses) -> None:
+        self.calls += 1
+        for address in addresses.tolist():
+            self.memory[block][address : address + PAGE] = bytes(PAGE)
+
+    def tail(self) -> None:
+        self.over = True
