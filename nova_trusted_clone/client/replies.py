@@ -85,6 +85,14 @@ def record(data: bytes) -> Clone:
     return _record(_object(data, MAX_RECORD_BYTES, "trusted_clone"), "reply.trusted_clone")
 
 
+def server_status(data: bytes) -> str:
+    """Return the status in Nova's own description of a server.
+
+    :raises MalformedInput: naming the field
+    """
+    return _text(_object(data, MAX_RECORD_BYTES, "server"), "reply.server", "status", 32)
+
+
 def evidence(data: bytes) -> bytes:
     """Return the evidence as the bytes of a file, not judged.
 

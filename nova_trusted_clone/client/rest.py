@@ -105,6 +105,11 @@ class TrustedClones:
             )
         return clone
 
+    def server_status(self, server_id: str) -> str:
+        """Return Nova's status of a server, such as ``ACTIVE``."""
+        reply = self._read("GET", f"/servers/{_checked(server_id)}", replies.MAX_RECORD_BYTES)
+        return _parsed(replies.server_status, reply)
+
     def evidence(self, server_id: str, clone_id: str) -> bytes:
         """Return the evidence of a complete clone as the bytes of a file: not judged."""
         path = f"{_path(server_id, clone_id)}/evidence"

@@ -12,6 +12,9 @@ MOST_NONCE_BYTES = 64
 COMPLETE = "complete"
 # Of the client's own making: the record is not there any more.
 GONE = "gone"
+# Nova's word for a server that it is not done with, and for one that it gave up.
+BUILDING = "BUILD"
+BROKEN = "ERROR"
 _ENDED = (COMPLETE, "failed", "aborted", GONE)
 
 
@@ -116,6 +119,7 @@ class Clone:
     :ivar source_host: for administrators only, as is ``host``
     :ivar lineage: the source, the server that it was cloned from itself, and so on
     :ivar pause_us: how long the source stood still, in microseconds; None until it has
+    :ivar server_status: Nova's status of the clone's own server, such as ``ACTIVE``; empty unless it was waited for
     """
 
     id: str
@@ -141,6 +145,7 @@ class Clone:
     updated_at: str = ""
     completed_at: str = ""
     request_id: str = ""
+    server_status: str = ""
 
     @property
     def ended(self) -> bool:
@@ -151,6 +156,16 @@ class Clone:
     def complete(self) -> bool:
         """Whether it is whole: an ordinary server now."""
         return self.phase == COMPLETE
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is whole and Nova is done with its server too, which may be a moment later."""
+        return self.complete and self.server_status not in ("", BUILDING)
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is whole, and Nova gave its server up."""
+        return self.complete and self.server_status == BROKEN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Waiting until clones have ended, over what happens meanwhile.
 
+A clone that is complete is waited for until Nova, too, is done with its server: a clone may be whole
+before Nova has heard from Neutron that its port is plugged, and a server in BUILD can do little.
+
 A cloud restarts its API, a token expires, a source or a clone is deleted: none of it ends the wait
 by itself. What only reads is tried again for as long as ``PATIENCE_S``; what is refused for good ends
 it at once. The clones go on by themselves in any case: nothing here holds them.
@@ -8,12 +11,13 @@ it at once. The clones go on by themselves in any case: nothing here holds them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from nova_trusted_clone.client import errors
-from nova_trusted_clone.client.values import GONE, Clone
+from nova_trusted_clone.client.values import BROKEN, GONE, Clone
 
 # A clone changes its phase within parts of a second, but nobody reads faster.
 POLL_S = 1.0
@@ -33,6 +37,9 @@ class Reader(Protocol):
 
     def show(self, server_id: str, clone_id: str) -> Clone:
         """Return one record."""
+
+    def server_status(self, server_id: str) -> str:
+        """Return Nova's status of a server."""
 
 
 class Watcher(Protocol):
@@ -126,7 +133,7 @@ class Wait:
         self._clock = clock
 
     def run(self, timeout_s: float | None = None) -> Waited:
-        """Wait until each has ended, or for ``timeout_s``.
+        """Wait until each is ready or has failed, or for ``timeout_s``.
 
         :raises errors.ClientError: when the cloud refuses to tell, or has not answered for long
         """
@@ -146,12 +153,14 @@ class Wait:
         return Waited(tuple(self._clones.values()), timed_out)
 
     def _pending(self) -> list[Clone]:
-        return [clone for clone in self._clones.values() if not clone.ended]
+        return [clone for clone in self._clones.values() if not clone.ended or _building(clone)]
 
     def _update(self, patience: Patience) -> None:
         listed = patience.insist(self._list)
         for clone in self._pending():
-            found = listed.get(clone.id) or patience.insist(lambda c=clone: self._show(c))  # type: ignore[misc]
+            found = listed.get(clone.id) or patience.insist(functools.partial(self._show, clone))
+            if found and found.complete:
+                found = patience.insist(functools.partial(self._with_server, found))
             self._missing[clone.id] = 0 if found else self._missing[clone.id] + 1
             if found:
                 self._clones[clone.id] = found
@@ -174,3 +183,20 @@ class Wait:
             return self._reader.show(clone.server_id, clone.id)
         except errors.NotFound:
             return None
+
+    def _with_server(self, clone: Clone) -> Clone | None:
+        """A complete clone with what Nova says of its server."""
+        try:
+            status = self._reader.server_status(clone.server_id)
+        except errors.NotFound:
+            return None
+        reason = clone.reason
+        if status == BROKEN:
+            look = f"openstack server show {clone.server_id}"
+            reason = f"the clone is complete, but its server is in {BROKEN}: look with '{look}'"
+        return dataclasses.replace(clone, server_status=status, reason=reason)
+
+
+def _building(clone: Clone) -> bool:
+    """Whether it is complete, and Nova still builds its server."""
+    return clone.complete and not clone.ready

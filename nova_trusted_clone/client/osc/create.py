@@ -15,7 +15,7 @@ from osc_lib.command import command
 from nova_trusted_clone.client import display, errors, proof, waiting
 from nova_trusted_clone.client.osc import base, columns, options
 from nova_trusted_clone.client.rest import TrustedClones
-from nova_trusted_clone.client.values import Clone, CloneRequest, Created, Nic
+from nova_trusted_clone.client.values import BROKEN, Clone, CloneRequest, Created, Nic
 from nova_trusted_clone.core import terminal
 
 # As much as a tenant's nonce needs: nobody finds a second request with it.
@@ -202,7 +202,9 @@ def _what(parser: argparse.ArgumentParser) -> None:
 
 def _waiting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--wait", action="store_true", help="Wait until all clones are complete or have failed"
+        "--wait",
+        action="store_true",
+        help="Wait until all clones are complete and their servers ready, or have failed",
     )
     parser.add_argument(
         "--timeout",
@@ -240,6 +242,7 @@ def _failure(waited: waiting.Waited, verdicts: list[str]) -> str:
     """Return what the command fails with, or nothing."""
     count = len(waited.clones)
     open_ones = sum(not clone.ended for clone in waited.clones)
+    building = sum(clone.complete and not clone.ready for clone in waited.clones)
     failed = sum(clone.ended and not clone.complete for clone in waited.clones)
     unproved = sum(said not in ("", HOLDS, UNJUDGED) for said in verdicts)
     told = [
@@ -247,7 +250,12 @@ def _failure(waited: waiting.Waited, verdicts: list[str]) -> str:
         for number, what in (
             (failed, "did not come to be"),
             (unproved, "have no evidence that holds: do not trust them"),
+            (
+                sum(clone.broken for clone in waited.clones),
+                f"are complete with a server in {BROKEN}",
+            ),
             (open_ones, "are not complete yet and go on"),
+            (building, "are complete, but Nova still builds their servers"),
         )
         if number
     ]

@@ -55,6 +55,8 @@ class Cloud:
         self.scripts: dict[str, Iterator[dict[str, Any]]] = {}
         self.evidence: dict[str, Any] = {}
         self.new_server_ids: list[str] = []
+        # Nova's statuses of a server by its name, one for each look; ACTIVE when there are no more.
+        self.statuses: dict[str, list[str]] = {}
         self.next_phases: list[tuple[str, ...]] = []
         self.on_look: Callable[[Cloud], None] = lambda cloud: None
         self.url = ""
@@ -167,7 +169,10 @@ class Cloud:
     def _get_server(self, server: str, *, body: Any, query: str) -> Reply:
         if server not in self.servers:
             return _missing(f"Instance {server}")
-        return 200, {"server": _server(server, self.servers[server])}
+        told = self.statuses.get(self.servers[server])
+        return 200, {
+            "server": _server(server, self.servers[server], told.pop(0) if told else "ACTIVE")
+        }
 
     def _find_networks(self, *, body: Any, query: str) -> Reply:
         asked = re.search(r"name=([^&]*)", query)
@@ -301,8 +306,8 @@ def _state(phase: str) -> dict[str, Any]:
     return state
 
 
-def _server(server_id: str, name: str) -> dict[str, Any]:
-    return {"id": server_id, "name": name, "status": "ACTIVE", "links": []}
+def _server(server_id: str, name: str, status: str = "ACTIVE") -> dict[str, Any]:
+    return {"id": server_id, "name": name, "status": status, "links": []}
 
 
 def _missing(what: str) -> Reply:

@@ -171,6 +171,37 @@ class TestWaiting:
         assert [row["Phase"] for row in done.json()] == ["fetching"]
         assert "1 of 1 clones are not complete yet and go on" in done.err
 
+    def test_a_server_that_nova_is_not_done_with_is_waited_for(
+        self, cloud: Cloud, openstack: Openstack
+    ):
+        cloud.server("web")
+        cloud.statuses = {"web-clone": ["BUILD", "BUILD", "ACTIVE"]}
+        assert openstack("server", "clone", "web", "--wait").status == 0
+        assert cloud.statuses == {"web-clone": []}
+
+    def test_time_is_over_before_nova_is_done_with_a_server(
+        self, cloud: Cloud, openstack: Openstack
+    ):
+        cloud.server("web")
+        cloud.next_phases = [("complete",)]
+        cloud.statuses = {"web-clone": ["BUILD"] * 10_000}
+        done = openstack("server", "clone", "web", "--wait", "--timeout", 1, "-f", "json")
+        assert done.status == 1
+        assert [row["Phase"] for row in done.json()] == ["complete"]
+        assert "1 of 1 clones are complete, but Nova still builds their servers" in done.err
+
+    def test_a_server_that_nova_gives_up_fails_the_command(
+        self, cloud: Cloud, openstack: Openstack
+    ):
+        cloud.server("web")
+        cloud.statuses = {"web-clone-2": ["BUILD", "ERROR"]}
+        done = openstack("server", "clone", "web", "--count", 2, "--wait", "-f", "json")
+        assert done.status == 1
+        assert [row["Phase"] for row in done.json()] == ["complete", "complete"]
+        assert not done.json()[0]["Reason"]
+        assert "its server is in ERROR" in done.json()[1]["Reason"]
+        assert "1 of 2 clones are complete with a server in ERROR" in done.err
+
     @pytest.fixture
     def ctrl_c(self) -> Iterator[None]:
         """As at a terminal: a run in the background may have been started without it."""

@@ -58,6 +58,7 @@ class Rounds:
         self._rounds = list(rounds)
         self.shown: list[tuple[str, str]] = []
         self.by_server: dict[str, Clone] = {}
+        self.statuses: dict[str, list[str | errors.ClientError]] = {}
 
     def list(self, server_id: str, wanted: Collection[str] = ()) -> tuple[Clone, ...]:
         assert server_id == SOURCE
@@ -71,6 +72,13 @@ class Rounds:
         if server_id not in self.by_server:
             raise NOT_FOUND
         return self.by_server[server_id]
+
+    def server_status(self, server_id: str) -> str:
+        now = self.statuses.get(server_id) or ["ACTIVE"]
+        said = now.pop(0)
+        if isinstance(said, errors.ClientError):
+            raise said
+        return said
 
 
 def wait(rounds: Rounds, *clones: Clone, timeout_s: float | None = None) -> tuple[list[str], Told]:
@@ -108,6 +116,48 @@ def test_not_longer_than_asked_for() -> None:
 
 def test_clones_of_other_requests_are_not_waited_for() -> None:
     assert wait(Rounds([at(ONE, "complete"), at(TWO, "fetching")]), ONE)[0] == ["complete"]
+
+
+class TestItsServer:
+    """A clone may be complete before Nova is done with its server."""
+
+    def test_it_is_waited_for(self) -> None:
+        rounds = Rounds([at(ONE, "complete")])
+        rounds.statuses["s1"] = ["BUILD", "BUILD", "ACTIVE"]
+        time = Time()
+        waited = Wait(rounds, SOURCE, [ONE], Told(), time).run()
+        assert [clone.server_status for clone in waited.clones] == ["ACTIVE"]
+        assert time.slept == [POLL_S, POLL_S]
+
+    def test_not_longer_than_asked_for(self) -> None:
+        rounds = Rounds([at(ONE, "complete")])
+        rounds.statuses["s1"] = ["BUILD"] * 100
+        waited = Wait(rounds, SOURCE, [ONE], Told(), Time()).run(10)
+        assert waited.timed_out
+        assert not waited.clones[0].ready
+
+    @pytest.mark.parametrize("status", ["SHUTOFF", "PAUSED", "REBOOT", "a later one"])
+    def test_what_somebody_does_with_it_then_is_not_waited_for(self, status: str) -> None:
+        rounds = Rounds([at(ONE, "complete")])
+        rounds.statuses["s1"] = [status]
+        assert wait(rounds, ONE)[0] == ["complete"]
+
+    def test_one_that_nova_gives_up_is_told(self) -> None:
+        rounds = Rounds([at(ONE, "complete")])
+        rounds.statuses["s1"] = ["BUILD", "ERROR"]
+        (clone,) = Wait(rounds, SOURCE, [ONE], Told(), Time()).run().clones
+        assert clone.broken
+        assert "its server is in ERROR" in clone.reason
+
+    def test_one_that_is_deleted_is_gone(self) -> None:
+        rounds = Rounds([at(ONE, "complete")])
+        rounds.statuses["s1"] = [NOT_FOUND] * GONE_AFTER_ROUNDS
+        assert wait(rounds, ONE)[0] == ["gone"]
+
+    def test_one_look_that_does_not_find_it_says_nothing(self) -> None:
+        rounds = Rounds([at(ONE, "complete")])
+        rounds.statuses["s1"] = [NOT_FOUND, DOWN, "ACTIVE"]
+        assert wait(rounds, ONE)[0] == ["complete"]
 
 
 class TestDeletedMeanwhile:

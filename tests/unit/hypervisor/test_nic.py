@@ -21,22 +21,22 @@ class Domain:
         self.errors: dict[str, int] | None = {}
         self.lets_go = True
 
-    def XMLDesc(self, _flags: int) -> str:
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802
         cards = "".join(CARD.format(alias=alias, mac=mac) for alias, mac in self.cards.items())
         return f"<domain><devices>{cards}</devices></domain>"
 
     def state(self) -> list[int]:
         return self.condition
 
-    def diskErrors(self) -> dict[str, int] | None:
+    def diskErrors(self) -> dict[str, int] | None:  # noqa: N802
         return self.errors
 
-    def detachDeviceAlias(self, alias: str, _flags: int) -> None:
+    def detachDeviceAlias(self, alias: str, _flags: int) -> None:  # noqa: N802
         self.asked.append(alias)
         if self.lets_go:
             del self.cards[alias]
 
-    def attachDeviceFlags(self, interface: str, _flags: int) -> None:
+    def attachDeviceFlags(self, interface: str, _flags: int) -> None:  # noqa: N802
         self.cards[interface] = "52:54:00:00:00:02"
 
     def stop_for(self, errors: dict[str, int] | None) -> None:
