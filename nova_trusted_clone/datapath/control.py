@@ -7,7 +7,6 @@ request may bring open descriptors (unix(7), SCM_RIGHTS): of what the helper may
 
 from __future__ import annotations
 
-import array
 import base64
 import binascii
 import contextlib
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.datapath import passing
 from nova_trusted_clone.datapath.errors import DatapathError
 from nova_trusted_clone.transport.tls import TransportError
 
@@ -154,40 +154,17 @@ def _send(connection: socket.socket, message: Mapping[str, Any], files: Sequence
         connection.sendall(_LENGTH.pack(len(raw)) + raw)
 
 
-def _receive_files(connection: socket.socket) -> tuple[bytes, tuple[int, ...]]:
-    """The first bytes of a message, and the descriptors that came with them, which no child inherits."""
-    found = array.array("i")
-    room = socket.CMSG_SPACE(MAX_FILES * found.itemsize)
-    head, ancillary, _flags, _address = connection.recvmsg(
-        _LENGTH.size, room, socket.MSG_CMSG_CLOEXEC
-    )
-    for level, kind, raw in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(raw[: len(raw) - len(raw) % found.itemsize])
-    return head, tuple(found)
-
-
 def _receive(connection: socket.socket, head: bytes = b"") -> dict[str, Any]:
-    (length,) = _LENGTH.unpack(head + _read_exactly(connection, _LENGTH.size - len(head)))
+    (length,) = _LENGTH.unpack(head + passing.read_exactly(connection, _LENGTH.size - len(head)))
     if not 0 < length <= MAX_MESSAGE_BYTES:
         raise ControlError(f"a message of {length} bytes; 1 to {MAX_MESSAGE_BYTES} are allowed")
     try:
-        message = json.loads(_read_exactly(connection, length))
+        message = json.loads(passing.read_exactly(connection, length))
     except (ValueError, RecursionError) as error:
         raise ControlError(f"a message that is not JSON: {error}") from None
     if not isinstance(message, dict):
         raise ControlError("a message that is not a JSON object")
     return message
-
-
-def _read_exactly(connection: socket.socket, size: int) -> bytes:
-    raw = b""
-    while len(raw) < size:
-        part = connection.recv(size - len(raw))
-        if not part:
-            raise ConnectionResetError("the control connection was closed in mid message")
-        raw += part
-    return raw
 
 
 @contextlib.contextmanager
@@ -285,7 +262,7 @@ class ControlServer:
         files: tuple[int, ...] = ()
         try:
             _require_owner(connection)
-            head, files = _receive_files(connection)
+            head, files = passing.receive(connection, _LENGTH.size, MAX_FILES)
             operation, arguments = self._read(_receive(connection, head), len(files))
             if files:
                 arguments["files"], files = files, ()

@@ -7,12 +7,13 @@ daemon connects to nobody but the asker, the service takes descriptors from root
 
 from __future__ import annotations
 
-import array
 import os
 import secrets
 import socket
 import struct
 from collections.abc import Sequence
+
+from nova_trusted_clone.datapath import passing
 
 TIMEOUT_S = 10.0
 _PREFIX = "nova-trusted-clone-"
@@ -53,7 +54,7 @@ class Receiver:
             _pid, uid = peer(connection)
             if uid not in (0, os.geteuid()):
                 raise HandOverFailed(f"user {uid} offers descriptors; root or this user expected")
-            found = _receive(connection, count)
+            _byte, found = passing.receive(connection, 1, count)
         if len(found) != count:
             for descriptor in found:
                 os.close(descriptor)
@@ -78,17 +79,6 @@ def send(name: str, receiver: int, descriptors: Sequence[int]) -> None:
         if pid != receiver:
             raise HandOverFailed(f"process {pid} listens, {receiver} expected")
         socket.send_fds(connection, [b"\0"], list(descriptors))
-
-
-def _receive(connection: socket.socket, limit: int) -> tuple[int, ...]:
-    """Like ``socket.recv_fds``, which in Python 3.11 leaves its flags out: a child could inherit what came."""
-    found = array.array("i")
-    room = socket.CMSG_SPACE(limit * found.itemsize)
-    _data, ancillary, _flags, _address = connection.recvmsg(1, room, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, raw in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(raw[: len(raw) - len(raw) % found.itemsize])
-    return tuple(found)
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:

@@ -16,7 +16,6 @@ froze it.
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import json
 import os
@@ -26,6 +25,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from nova_trusted_clone.datapath import passing
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu.process import ProcessId
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
@@ -87,7 +87,7 @@ class Handing:
         try:
             socket.send_fds(self._socket, [_LENGTH.pack(len(raw))], list(descriptors))
             self._socket.sendall(raw)
-            answer = _read(self._socket, len(READY))
+            answer = passing.read_exactly(self._socket, len(READY))
         except OSError as error:
             raise HypervisorError(f"the exporter does not take the memory: {error}") from error
         if answer != READY:
@@ -100,7 +100,7 @@ class Handing:
         """
         try:
             self._socket.sendall(PROTECT)
-            answer = _read(self._socket, len(PROTECTED))
+            answer = passing.read_exactly(self._socket, len(PROTECTED))
         except OSError as error:
             raise HypervisorError(f"the exporter went away in the pause: {error}") from error
         if answer != PROTECTED:
@@ -123,17 +123,21 @@ def take(connection: socket.socket) -> Handed:
     :raises HypervisorError: it makes no sense; nothing stays open
     """
     connection.settimeout(_LIMIT_S)
-    length, descriptors = _receive_descriptors(connection)
     try:
-        size = _LENGTH.unpack(length)[0]
+        head, descriptors = passing.receive(connection, _LENGTH.size, _DESCRIPTORS)
+    except OSError as error:
+        raise HypervisorError(f"hand-over: {error}") from error
+    try:
+        head += passing.read_exactly(connection, _LENGTH.size - len(head))
+        (size,) = _LENGTH.unpack(head)
         if not 0 < size <= MAX_HEADER_BYTES:
             raise HypervisorError(f"hand-over: {size} bytes, allowed are {MAX_HEADER_BYTES}")
-        process, blocks = _parsed(_read(connection, size))
+        process, blocks = _parsed(passing.read_exactly(connection, size))
         if len(descriptors) != _DESCRIPTORS:
             raise HypervisorError(
                 f"hand-over: {len(descriptors)} descriptors, expected {_DESCRIPTORS}"
             )
-    except (OSError, struct.error) as error:
+    except OSError as error:
         _close(descriptors)
         raise HypervisorError(f"hand-over: {error}") from error
     except BaseException:
@@ -156,7 +160,7 @@ def await_word(connection: socket.socket, word: bytes, limit_s: float) -> bool:
     """Wait for the freezing end's word; whether it came, and not its end."""
     connection.settimeout(limit_s)
     try:
-        return _read(connection, len(word)) == word
+        return passing.read_exactly(connection, len(word)) == word
     except OSError:
         return False
 
@@ -186,32 +190,6 @@ def _block(row: Any) -> RamBlock:
     if size > maximum or address + maximum > ADDRESS_SPACE:
         raise ValueError(f"block {name}: its size or address")
     return RamBlock(name, size, maximum, address)
-
-
-def _read(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = connection.recv(size - len(data))
-        if not part:
-            raise OSError("the other end has gone")
-        data += part
-    return data
-
-
-def _receive_descriptors(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Like ``socket.recv_fds``, which in Python 3.11 leaves its flags out: a child could inherit what came."""
-    found = array.array("i")
-    room = socket.CMSG_SPACE(_DESCRIPTORS * found.itemsize)
-    try:
-        data, ancillary, _flags, _address = connection.recvmsg(
-            _LENGTH.size, room, socket.MSG_CMSG_CLOEXEC
-        )
-    except OSError as error:
-        raise HypervisorError(f"hand-over: {error}") from error
-    for level, kind, raw in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(raw[: len(raw) - len(raw) % found.itemsize])
-    return data, list(found)
 
 
 def _close(descriptors: Sequence[int]) -> None:
