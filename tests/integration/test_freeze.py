@@ -18,7 +18,7 @@ from labkit.lab import Lab
 from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.hypervisor.base import FreezeBusy, FreezeFailed, ServerNotFound
 from nova_trusted_clone.hypervisor.qemu import connection, diskfreeze
-from nova_trusted_clone.hypervisor.qemu.capture import CHANGED, CHUNK_BYTES
+from nova_trusted_clone.hypervisor.qemu.frozen import CHANGED, CHUNK_BYTES
 from nova_trusted_clone.hypervisor.qemu.handover import PAGE
 from nova_trusted_clone.hypervisor.qemu.monitor import Monitor, migration_status
 from nova_trusted_clone.hypervisor.qemu.process import mappings, of_domain

@@ -4,158 +4,35 @@ Whoever writes to a page that was not taken yet waits. Its surroundings (``CHUNK
 whole) are copied, and given back to the guest before anything else is done with them. A ``sweep`` takes all the rest from
 the beginning to the end; when it is through nothing is protected any more.
 
-What is copied is of the frozen instant if the kernel still shows every page of it as protected **after** it was copied
-(``/proc/PID/pagemap``, bit 57: Linux, Documentation/admin-guide/mm/pagemap.rst). If it does not, the freeze has failed.
-
-Pages are kept in sparse files without a name, in the freeze's directory; zero pages as holes.
+What it works on, and how it knows that a copy is of the frozen instant: ``frozen``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import os
 import pathlib
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-
-import numpy as np
 
 from nova_trusted_clone.core.integrity.leaf import SEGMENT_BYTES
 from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu import handover
+from nova_trusted_clone.hypervisor.qemu.frozen import Block, Memory, State
 from nova_trusted_clone.hypervisor.qemu.handover import PAGE, Handed
-from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
 from nova_trusted_clone.hypervisor.qemu.userfault import Protection
 
 LOG = logging.getLogger(__name__)
-CHUNK_BYTES = 2 << 20
-CHANGED = "source.page.changed"
 # From the hand-over to the guest's going on: the pause, and what is flushed before it.
 FREEZE_LIMIT_S = 120.0
 _LOOK_S = 0.1
 # A copy each, until it is kept.
 _FAULTS_AT_ONCE = 4
-_PROTECTED = np.uint64(1 << 57)
-
-
-class _State(enum.Enum):
-    """Of a chunk. Only between the first two it may not be lifted by others."""
-
-    PROTECTED = enum.auto()
-    COPYING = enum.auto()
-    COPIED = enum.auto()
-    KEPT = enum.auto()
-
-
-class _Block:
-    """One block in chunks, and a file with its pages."""
-
-    def __init__(self, block: RamBlock, directory: pathlib.Path) -> None:
-        assert block.address is not None
-        self.name, self.size_bytes = block.name, block.size_bytes
-        self.start, self.end = block.address, block.address + block.maximum_bytes
-        self._first = self.start // CHUNK_BYTES
-        self.states = [_State.PROTECTED] * (-(-self.end // CHUNK_BYTES) - self._first)
-        with tempfile.TemporaryFile(dir=directory, prefix="capture-") as file:
-            self._file = os.dup(file.fileno())
-        os.truncate(self._file, block.size_bytes)
-
-    def range_of(self, chunk: int) -> tuple[int, int]:
-        """First address of a chunk and the one after its last."""
-        at = (self._first + chunk) * CHUNK_BYTES
-        return max(at, self.start), min(at + CHUNK_BYTES, self.end)
-
-    def chunk_at(self, address: int) -> int:
-        """The chunk with an address."""
-        return address // CHUNK_BYTES - self._first
-
-    def chunks_of(self, offset: int, size: int) -> range:
-        """The chunks of a part of the block."""
-        return range(
-            self.chunk_at(self.start + offset), self.chunk_at(self.start + offset + size - 1) + 1
-        )
-
-    def keep(self, start: int, data: bytes) -> None:
-        """Write down what lay at ``start``; zero pages stay holes.
-
-        :raises OSError: no room
-        """
-        pages = np.frombuffer(data, np.uint64).reshape(-1, PAGE // 8)
-        used = pages.any(axis=1)
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], used, [False]))))
-        view, offset = memoryview(data), start - self.start
-        for low, high in edges.reshape(-1, 2).tolist():
-            part, at = view[low * PAGE : high * PAGE], offset + low * PAGE
-            while part:
-                written = os.pwrite(self._file, part, at)
-                part, at = part[written:], at + written
-
-    def read(self, offset: int, size: int) -> bytes:
-        """A part of the block that is all kept."""
-        return os.pread(self._file, size, offset)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
-class _Memory:
-    """The guest's memory, by address, as long as its process is there."""
-
-    def __init__(self, handed: Handed) -> None:
-        descriptor, self._memory, self._pagemap = handed.descriptors
-        self._idle = threading.Condition()
-        self._users = 0
-        self._closed = False
-        self.protection = Protection(descriptor)
-        if not handed.process.alive():
-            self.close()
-            raise HypervisorError(f"process {handed.process.pid} is not the one to be frozen")
-
-    def copy(self, start: int, end: int) -> bytes:
-        """What lies there, if all of it is as it was at the freeze.
-
-        :raises HypervisorError: it is not, or the process has ended
-        """
-        try:
-            with self._used():
-                data = os.pread(self._memory, end - start, start)
-                marks = os.pread(self._pagemap, (end - start) // PAGE * 8, start // PAGE * 8)
-        except OSError as error:
-            raise HypervisorError(f"the frozen server's memory: {error.strerror}") from error
-        if len(data) != end - start or len(marks) != (end - start) // PAGE * 8:
-            raise HypervisorError("the frozen server has ended")
-        if not (np.frombuffer(marks, "<u8") & _PROTECTED).all():
-            raise HypervisorError(f"{CHANGED}: a page near {start:#x} was not protected")
-        return data
-
-    @contextlib.contextmanager
-    def _used(self) -> Iterator[None]:
-        """The files stay open meanwhile: their numbers must not be another file's."""
-        with self._idle:
-            if self._closed:
-                raise HypervisorError("the freeze was released")
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._users -= 1
-                self._idle.notify_all()
-
-    def close(self) -> None:
-        self.protection.close()
-        with self._idle:
-            self._closed = True
-            self._idle.wait_for(lambda: not self._users)
-        os.close(self._memory)
-        os.close(self._pagemap)
 
 
 class Capture:
@@ -172,8 +49,8 @@ class Capture:
         self.socket_path = socket_path
         self._directory = directory
         self._changed = threading.Condition()
-        self._blocks: dict[str, _Block] = {}
-        self._memory: _Memory | None = None
+        self._blocks: dict[str, Block] = {}
+        self._memory: Memory | None = None
         self._listening: socket.socket | None = None
         self._connection: socket.socket | None = None
         self._threads: list[threading.Thread] = []
@@ -290,9 +167,9 @@ class Capture:
                 for descriptor in handed.descriptors:
                     os.close(descriptor)
                 raise HypervisorError("it was ended")
-            self._memory = _Memory(handed)
+            self._memory = Memory(handed)
             for block in handed.blocks:
-                self._blocks[block.name] = _Block(block, self._directory)
+                self._blocks[block.name] = Block(block, self._directory)
 
     # -- taking -------------------------------------------------------------------------------------------------------
 
@@ -314,7 +191,7 @@ class Capture:
                 for (block, chunk), data in copied:
                     self._keep(block, chunk, data)
 
-    def _places(self, addresses: list[int]) -> Iterator[tuple[_Block, int]]:
+    def _places(self, addresses: list[int]) -> Iterator[tuple[Block, int]]:
         for address in addresses:
             for block in self._blocks.values():
                 if block.start <= address < block.end:
@@ -335,29 +212,29 @@ class Capture:
             self._let_go()
 
     def _all_kept(self) -> bool:
-        return all(state is _State.KEPT for b in self._blocks.values() for state in b.states)
+        return all(state is State.KEPT for b in self._blocks.values() for state in b.states)
 
-    def _copy(self, block: _Block, chunk: int) -> bytes | None:
+    def _copy(self, block: Block, chunk: int) -> bytes | None:
         """Copy a chunk and give it back to the guest; None when another thread has it, or when there is nothing to be had."""
         start, end = block.range_of(chunk)
         with self._changed:
             memory, state = self._memory, block.states[chunk]
-            if memory is None or self.ended or state is _State.COPYING:
+            if memory is None or self.ended or state is State.COPYING:
                 return None
-            if state is _State.PROTECTED:
-                block.states[chunk] = _State.COPYING
+            if state is State.PROTECTED:
+                block.states[chunk] = State.COPYING
         try:
-            data = memory.copy(start, end) if state is _State.PROTECTED else None
+            data = memory.copy(start, end) if state is State.PROTECTED else None
             if data is not None:
                 with self._changed:
-                    block.states[chunk] = _State.COPIED
+                    block.states[chunk] = State.COPIED
             memory.protection.lift(start, end - start)
         except (HypervisorError, OSError) as error:
             self.fail(str(error))
             return None
         return data
 
-    def _keep(self, block: _Block, chunk: int, data: bytes | None) -> None:
+    def _keep(self, block: Block, chunk: int, data: bytes | None) -> None:
         if data is None:
             return
         start, _end = block.range_of(chunk)
@@ -367,7 +244,7 @@ class Capture:
             self.fail(f"block {block.name}: {error}")
             return
         with self._changed:
-            block.states[chunk] = _State.KEPT
+            block.states[chunk] = State.KEPT
             self._changed.notify_all()
 
     # -- asking -------------------------------------------------------------------------------------------------------
@@ -399,10 +276,10 @@ class Capture:
             return block.read(offset, size)
 
     @staticmethod
-    def _is_kept(block: _Block, chunk: int) -> bool:
-        return block.states[chunk] is _State.KEPT
+    def _is_kept(block: Block, chunk: int) -> bool:
+        return block.states[chunk] is State.KEPT
 
-    def _await_kept(self, block: _Block, chunk: int) -> None:
+    def _await_kept(self, block: Block, chunk: int) -> None:
         with self._changed:
             while not self._is_kept(block, chunk):
                 if self.failed_reason is not None:
@@ -418,7 +295,7 @@ class Capture:
             for block in self._blocks.values():
                 every += block.size_bytes // PAGE
                 for chunk, state in enumerate(block.states):
-                    if state is _State.KEPT:
+                    if state is State.KEPT:
                         start, end = block.range_of(chunk)
                         there += max(0, min(end, block.start + block.size_bytes) - start) // PAGE
             return there, every

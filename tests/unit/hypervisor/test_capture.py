@@ -15,7 +15,8 @@ from nova_trusted_clone.core.integrity.leaf import SEGMENT_BYTES
 from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.hypervisor.base import HypervisorError
-from nova_trusted_clone.hypervisor.qemu.capture import CHANGED, Capture, RamSource
+from nova_trusted_clone.hypervisor.qemu.capture import Capture, RamSource
+from nova_trusted_clone.hypervisor.qemu.frozen import CHANGED
 from nova_trusted_clone.hypervisor.qemu.handover import Handing
 from nova_trusted_clone.hypervisor.qemu.ramblocks import RamBlock
 from nova_trusted_clone.hypervisor.qemu.userfault import Protection
