@@ -22,7 +22,10 @@ class RecordError(Exception):
 
 
 def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Write atomically, mode 0600, and make it last. Two threads may write one record: the later one stays."""
+    """Write atomically, mode 0600, and make it last. Two threads may write one record: the later one stays.
+
+    :raises OSError: naming the file; what was there before still is
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -31,8 +34,11 @@ def write(path: pathlib.Path, record: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk is told by the write, which knows no name.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
