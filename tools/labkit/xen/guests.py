@@ -24,6 +24,7 @@ COMMAND_LINE = "console=hvc0 quiet loglevel=1 panic=-1 mitigations=off random.tr
 TYPES = {
     "pvh": "<type arch='x86_64' machine='xenpvh'>xenpvh</type>",
     "pv": "<type arch='x86_64' machine='xenpv'>linux</type>",
+    "hvm": "<type arch='x86_64' machine='xenfv'>hvm</type>",
 }
 
 
@@ -31,7 +32,7 @@ TYPES = {
 class Wish:
     """What a guest shall be.
 
-    :ivar kind: ``pvh`` or ``pv``
+    :ivar kind: ``pvh``, ``pv`` or ``hvm``
     :ivar pages: under check
     """
 
@@ -139,6 +140,8 @@ def to_xml(guest: XenGuest, wish: Wish) -> str:
             f"<memory unit='MiB'>{wish.memory_mib}</memory><vcpu cpuset='1'>1</vcpu>",
             f"<os>{TYPES[wish.kind]}<kernel>/lab/vmlinuz</kernel><initrd>/lab/initramfs</initrd>",
             f"<cmdline>{COMMAND_LINE} {asked}</cmdline></os>",
+            # What a firmware's guest finds its devices and interrupts by.
+            *(["<features><acpi/><apic/><pae/></features>"] if wish.kind == "hvm" else []),
             # The emulated processor cannot emulate the time stamp counter once more.
             "<clock offset='utc'><timer name='tsc' mode='native'/></clock>",
             "<on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>",
