@@ -28,7 +28,8 @@ from nova_trusted_clone.datapath.control import BASE64, HEX, LIST, NUMBER, TEXT
 from nova_trusted_clone.datapath.errors import DatapathError
 from nova_trusted_clone.datapath.exporter import Exporter
 from nova_trusted_clone.hypervisor.base import HypervisorError
-from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource
+from nova_trusted_clone.hypervisor.qemu import keeper
+from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource, Keep
 from nova_trusted_clone.hypervisor.qemu.sources import FrozenSources
 
 LOG = logging.getLogger(__name__)
@@ -42,9 +43,19 @@ MakeExporter = Callable[..., Exporter]
 class ExporterProcess:
     """The control operations, and the process's end."""
 
-    def __init__(self, directory: pathlib.Path, make_exporter: MakeExporter = Exporter) -> None:
-        """:param make_exporter: others than the default are for tests"""
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        make_exporter: MakeExporter = Exporter,
+        keep: Keep = lambda _connection: None,
+    ) -> None:
+        """Nothing is served yet.
+
+        :param make_exporter: others than the default are for tests
+        :param keep: is given each connection to the source's QEMU, which must not end before QEMU ends it
+        """
         self._directory = directory
+        self._keep = keep
         self._make_exporter = make_exporter
         self._exporter: Exporter | None = None
         self._sources: FrozenSources | None = None
@@ -102,7 +113,9 @@ class ExporterProcess:
     def _listen_for_memory(self) -> Mapping[str, Any]:
         """Be ready to take the memory over; before the pause."""
         if self._sources is None:
-            sources = FrozenSources(self._directory / CAPTURE_SOCKET, self._directory)
+            sources = FrozenSources(
+                self._directory / CAPTURE_SOCKET, self._directory, keep=self._keep
+            )
             sources.start()
             self._sources = sources
         return {"socket": str(self._directory / CAPTURE_SOCKET)}
@@ -117,7 +130,9 @@ class ExporterProcess:
         """Serve disks as they are before the freeze, numbered in the order in which they are named."""
         named = [_region(number, row) for number, row in enumerate(regions)]
         disks = [
-            DiskSource(region, pathlib.Path(str(source["socket"])), str(source["export"]))
+            DiskSource(
+                region, pathlib.Path(str(source["socket"])), str(source["export"]), self._keep
+            )
             for region, source in named
         ]
         self.exporter.offer_early(disks)
@@ -210,6 +225,7 @@ def run(directory: pathlib.Path, make_exporter: MakeExporter = Exporter) -> int:
     """Run until ``stop`` or SIGTERM."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.umask(0o077)
+    connections = keeper.start()
     logging.basicConfig(
         filename=directory / "exporter.log",
         level=logging.INFO,
@@ -217,7 +233,7 @@ def run(directory: pathlib.Path, make_exporter: MakeExporter = Exporter) -> int:
     )
     # Capture and lines share the interpreter: whoever waits for a page must not wait 5 ms more for a turn.
     sys.setswitchinterval(0.0005)
-    process = ExporterProcess(directory, make_exporter)
+    process = ExporterProcess(directory, make_exporter, connections.keep)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: process.ended.set())
     server = control.ControlServer(directory / CONTROL_SOCKET, process.operations())

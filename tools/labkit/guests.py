@@ -43,6 +43,7 @@ class Wish:
     vtpm_secret: str | None = None
     genid: bool = True
     video: bool = False
+    io_thread: bool = False
     pages: int = 0
     page_rate: int = 2000
     touched: bool = False
@@ -152,6 +153,7 @@ def start(host: Host, wish: Wish) -> Guest:
         vtpm_secret=wish.vtpm_secret,
         genid=wish.genid,
         video=wish.video,
+        io_thread=wish.io_thread,
         pages=wish.pages,
         page_rate=wish.page_rate,
         touched=wish.touched,

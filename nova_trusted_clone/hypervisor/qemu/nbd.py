@@ -3,6 +3,8 @@
 Fixed newstyle handshake with structured replies and the ``base:allocation`` context, so that holes are not read (NBD's
 ``doc/proto.md``). One request at a time on a connection. Everything the server says is checked against what was asked: lengths
 before memory is taken, offsets before they are used.
+
+It never says goodbye: see ``keeper``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import pathlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from nova_trusted_clone.core.integrity.leaf import SEGMENT_BYTES
 from nova_trusted_clone.core.integrity.manifest import Region
@@ -30,7 +32,7 @@ _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
 _OPT_GO, _OPT_STRUCTURED, _OPT_SET_META = 7, 8, 10
 _REP_ACK, _REP_INFO, _REP_META = 1, 3, 4
 _INFO_EXPORT = 0
-_CMD_READ, _CMD_DISC, _CMD_BLOCK_STATUS = 0, 2, 7
+_CMD_READ, _CMD_BLOCK_STATUS = 0, 7
 _CHUNK_NONE, _CHUNK_DATA, _CHUNK_HOLE, _CHUNK_STATUS = 0, 1, 2, 5
 _CHUNK_ERROR = 1 << 15
 _CHUNK_DONE = 1
@@ -41,6 +43,7 @@ _MAX_OPTION_BYTES = 4096
 _MAX_STATUS_BYTES = 4 + 8 * 512
 _MAX_CHUNKS = 1024
 TIMEOUT_S = 60.0
+Keep = Callable[[socket.socket], None]
 
 
 class NbdError(HypervisorError):
@@ -55,7 +58,14 @@ class NbdClient:
     :raises NbdError: it does not answer as it must
     """
 
-    def __init__(self, path: pathlib.Path, export: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        path: pathlib.Path,
+        export: str,
+        timeout_s: float = TIMEOUT_S,
+        keep: Keep = lambda _connection: None,
+    ) -> None:
+        """:param keep: is given the connection when both have agreed on the export"""
         self._socket = socket.socket(socket.AF_UNIX)
         self._cookie = 0
         self._context: int | None = None
@@ -64,6 +74,8 @@ class NbdClient:
             self._socket.settimeout(timeout_s)
             self._socket.connect(str(path))
             self._negotiate(export)
+            # Not before: QEMU 7.2 stops its server only when nobody is negotiating any more.
+            keep(self._socket)
         except OSError as error:
             self._socket.close()
             raise NbdError(f"{path}: {error}") from error
@@ -80,9 +92,7 @@ class NbdClient:
         return client
 
     def close(self) -> None:
-        """Say goodbye, as far as the server still listens."""
-        with contextlib.suppress(OSError):
-            self._socket.sendall(self._request(_CMD_DISC, 0, 0))
+        """Let this copy of the connection go."""
         self._socket.close()
 
     # -- handshake ----------------------------------------------------------------------------------------------------
@@ -236,8 +246,16 @@ class _Chunk:
 class DiskSource:
     """A frozen disk for the exporter. Connections are opened as threads need them."""
 
-    def __init__(self, region: Region, path: pathlib.Path, export: str) -> None:
+    def __init__(
+        self,
+        region: Region,
+        path: pathlib.Path,
+        export: str,
+        keep: Keep = lambda _connection: None,
+    ) -> None:
+        """:param keep: is given each connection, to keep it open when this process ends"""
         self.region = region
+        self._keep = keep
         self._path = path
         self._export = export
         self._lock = threading.Lock()
@@ -274,7 +292,7 @@ class DiskSource:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        client = NbdClient(self._path, self._export)
+        client = NbdClient(self._path, self._export, keep=self._keep)
         if client.size_bytes != self.region.size_bytes:
             client.close()
             raise NbdError(

@@ -23,7 +23,7 @@ from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.datapath.sources import FileSource, SegmentSource
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu.capture import Capture, RamSource
-from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource
+from nova_trusted_clone.hypervisor.qemu.nbd import DiskSource, Keep
 
 # Below this the guest's next writes may find no room for the old content, and would fail in the guest: the freeze has to end
 # before that.
@@ -38,7 +38,10 @@ class FrozenSources:
         capture_socket: pathlib.Path,
         directory: pathlib.Path,
         low_space_bytes: int = LOW_SPACE_BYTES,
+        keep: Keep = lambda _connection: None,
     ) -> None:
+        """:param keep: is given each connection to the source's QEMU"""
+        self._keep = keep
         self._directory = directory
         self._low_space_bytes = low_space_bytes
         self._capture = Capture(capture_socket, directory)
@@ -76,7 +79,8 @@ class FrozenSources:
         if kind == "memory":
             return RamSource(region, self._capture)
         if kind == "nbd":
-            disk = DiskSource(region, pathlib.Path(source["socket"]), str(source["export"]))
+            path, export = pathlib.Path(source["socket"]), str(source["export"])
+            disk = DiskSource(region, path, export, self._keep)
             self._disks.append(disk)
             return disk
         if kind == "file":
