@@ -41,6 +41,7 @@ def fleet() -> Iterator[Fleet]:
 def starting(fleet: Fleet) -> Iterator[StartGuest]:
     """Start guests on the source host; they end with the block."""
     started: list[XenGuest] = []
+    guests.share_boot_files(fleet.hosts.destination, fleet.hosts.paths.cache)
 
     def start(wish: Wish) -> XenGuest:
         guest = guests.start(fleet.hosts.source, fleet.hosts.paths.cache, wish)

@@ -29,7 +29,7 @@ def cloned(fleet: Fleet, source: XenGuest, **wishes: str) -> tuple[ordering.Clon
     return cloning, XenGuest(fleet.hosts.destination, clone.name, clone.uuid, source.definition)
 
 
-@pytest.mark.parametrize("kind", ["pvh", "pv"])
+@pytest.mark.parametrize("kind", ["pvh", "hvm", "pv"])
 def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str) -> None:
     source = start_guest(Wish(name=f"{kind}-1", kind=kind))
     cloning, clone = cloned(fleet, source)

@@ -11,7 +11,7 @@ import libvirt
 
 from nova_trusted_clone.hypervisor import journals
 from nova_trusted_clone.hypervisor.base import HypervisorError, MalformedState, RestoreFailed
-from nova_trusted_clone.hypervisor.qemu import connection, images
+from nova_trusted_clone.hypervisor.qemu import connection, definition, images
 from nova_trusted_clone.hypervisor.qemu.identity import image_of
 from nova_trusted_clone.hypervisor.qemu.identity import images as own_images
 from nova_trusted_clone.hypervisor.xen import disks, identity, monitor, proof, saving, sending
@@ -65,6 +65,7 @@ class XenDestination:
     ) -> None:
         saving.require_fitting(plan.device_state, plan.directory / LOG_NAME)
         text = identity.of_clone(plan.definition, plan.identity, plan.directory, plan.backings)
+        _require_boot_files(text)
         overlays = {t: image_of(plan.identity, plan.directory, t) for t in plan.backings}
         pipe = plan.directory / PIPE
         files = sorted({*map(str, overlays.values()), str(pipe), str(plan.directory / LOG_NAME)})
@@ -176,6 +177,20 @@ def _files_of(state: DomainState, plan: RestorePlan) -> dict[Range, pathlib.Path
         )
     paths = {**plan.memory, **plan.small_blocks}
     return {one: paths[one.name] for one in state.ranges}
+
+
+def _require_boot_files(text: str) -> None:
+    """The device model of an HVM domain opens them at a restore, too, and says in its own log only what is missing.
+
+    :raises RestoreFailed: naming the file
+    """
+    root = definition.parse(text)
+    if root.findtext("os/type") != identity.FULL:
+        return
+    for tag in ("kernel", "initrd"):
+        name = root.findtext(f"os/{tag}")
+        if name and not pathlib.Path(name).is_file():
+            raise RestoreFailed(f"{name}, from which the server was booted, is not on this host")
 
 
 def _journal(directory: pathlib.Path) -> dict[str, Any] | None:

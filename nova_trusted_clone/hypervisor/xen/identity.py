@@ -12,6 +12,9 @@ from nova_trusted_clone.hypervisor.qemu.hostside import drop
 from nova_trusted_clone.hypervisor.qemu.identity import image_of
 from nova_trusted_clone.ports import Identity, NicIdentity
 
+# Of a domain that a device model emulates a whole machine for.
+FULL = "hvm"
+
 
 def of_clone(
     source: str, identity: Identity, directory: pathlib.Path, backings: Mapping[str, pathlib.Path]
@@ -55,7 +58,17 @@ def of_clone(
             devices.append(hostside.element(text, "interface"))
     else:
         _own_interfaces(devices, identity.nics)
+    if root.findtext("os/type") == FULL:
+        _no_emulated_cards(devices)
     return ET.tostring(root, encoding="unicode")
+
+
+def _no_emulated_cards(devices: ET.Element) -> None:
+    """A fully virtualized guest's card is emulated beside Xen's own, until its driver unplugs that one: its state has the
+    source's MAC. Without it, a guest that did use it is not restored at all."""
+    for interface in devices.findall("interface"):
+        drop(interface, "model")
+        ET.SubElement(interface, "model", type="netfront")
 
 
 def _own_processors(root: ET.Element, cpuset: str | None) -> None:

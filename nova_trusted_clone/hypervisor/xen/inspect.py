@@ -11,6 +11,7 @@ import libvirt
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu import definition
+from nova_trusted_clone.hypervisor.xen import proof
 from nova_trusted_clone.ports import DiskShape, NicShape, ServerShape
 
 
@@ -25,6 +26,7 @@ def shape(domain: Any, *, has_vtpm: bool) -> ServerShape:
     running = state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED)
     disks = definition.disks(root)
     found = [] if running else ["the server is not running"]
+    found += driver_obstacles(domain) if running else []
     found += device_obstacles(root)
     found += [reason for disk in disks for reason in disk_obstacles(disk)]
     return ServerShape(
@@ -42,6 +44,20 @@ def shape(domain: Any, *, has_vtpm: bool) -> ServerShape:
         has_generation_id=False,
         obstacles=tuple(found),
     )
+
+
+def driver_obstacles(domain: Any) -> list[str]:
+    """Devices that the guest does not use by Xen's own protocol, as an HVM guest may with emulated ones.
+
+    An emulated card has its MAC in its state, so a clone of it would speak as its source.
+    """
+    left = proof.unconnected(domain)
+    if not left:
+        return []
+    return [
+        f"{left} of the server's disks and network cards are not connected by its Xen drivers: "
+        "is it still booting, or does it use emulated ones?"
+    ]
 
 
 def device_obstacles(root: ET.Element) -> list[str]:

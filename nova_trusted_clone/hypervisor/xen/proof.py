@@ -1,4 +1,4 @@
-"""Whether a restored guest really runs: that libvirt says so means only that nobody stopped it."""
+"""What a guest itself says by its Xen drivers: that libvirt calls it running means only that nobody stopped it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def require_running(domain: Any) -> None:
     waiting = "its processor stands still"
     while time.monotonic() < deadline:
         if _processor_time(domain) > began:
-            left = _unconnected(domain)
+            left = unconnected(domain)
             if not left:
                 return
             waiting = f"{left} of its devices are not connected"
@@ -48,8 +48,8 @@ def _processor_time(domain: Any) -> int:
     return int(used)
 
 
-def _unconnected(domain: Any) -> int:
-    """How many of its paravirtual devices its drivers have not connected."""
+def unconnected(domain: Any) -> int:
+    """How many of its disks and network cards its own Xen drivers have not connected."""
     devices = definition.parse(domain.XMLDesc(0)).find("devices")
     expected = {kind: _count(devices, tag) for tag, kind in _DEVICES.items()}
     return sum(

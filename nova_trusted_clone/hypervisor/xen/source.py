@@ -26,7 +26,15 @@ from nova_trusted_clone.hypervisor.base import (
 )
 from nova_trusted_clone.hypervisor.qemu import connection, definition, diskfreeze
 from nova_trusted_clone.hypervisor.qemu.journal import FrozenDisk
-from nova_trusted_clone.hypervisor.xen import disks, inspect, journal, monitor, saver, saving
+from nova_trusted_clone.hypervisor.xen import (
+    disks,
+    identity,
+    inspect,
+    journal,
+    monitor,
+    saver,
+    saving,
+)
 from nova_trusted_clone.hypervisor.xen.journal import FreezeRecord
 from nova_trusted_clone.hypervisor.xen.monitor import XenMonitor
 from nova_trusted_clone.hypervisor.xen.records import PAGE
@@ -122,6 +130,7 @@ class XenSource:
                 process.say("save")
                 process.await_event("suspended", saving.SAVE_LIMIT_S)
                 if qemu is not None:
+                    _have_disks_again(domain, qemu)
                     diskfreeze.hold(qemu, found)
                 process.say("resume")
                 told = process.await_event("resumed", saving.RESUME_LIMIT_S)
@@ -195,6 +204,16 @@ def _monitor(domain: Any) -> Iterator[XenMonitor | None]:
         return
     with monitor.connected(domain.ID()) as qemu:
         yield qemu
+
+
+def _have_disks_again(domain: Any, qemu: XenMonitor) -> None:
+    """The device model of a saved HVM domain has given its images up, for another host to take (``xen-save-devices-state``).
+
+    It goes on here, a little sooner than libxl has it go on; the domain itself still stands.
+    """
+    root = definition.parse(domain.XMLDesc(0))
+    if root.findtext("os/type") == identity.FULL and not qemu.execute("query-status")["running"]:
+        qemu.execute("cont")
 
 
 @contextlib.contextmanager

@@ -84,6 +84,13 @@ class Domain:
         self.running = False
 
 
+def connected(monkeypatch: pytest.MonkeyPatch, state: str = "4") -> None:
+    """What the guest's drivers say of each of its devices; 4: connected."""
+    monkeypatch.setattr(
+        proof, "_xenstore", lambda operation, _p: "0" if operation == "list" else state
+    )
+
+
 class Host:
     """What happened, in order; and what a test wants to go wrong."""
 
@@ -133,9 +140,16 @@ class FakeSaver:
 
 
 class Qemu:
-    """The monitor, for ``disks.plan`` alone: the rest of the disks' steps are noted by name."""
+    """The monitor, for ``disks.plan`` and of a device model that libxl has stopped; other steps are noted by name."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
 
     def execute(self, command: str, **_arguments: Any) -> Any:
+        if command == "query-status":
+            return {"running": False}
+        if command == "cont":
+            self._log.append("device model goes on")
         image = {"virtual-size": 1 << 20, "filename": "/theirs/web-1.img"}
         return [{"inserted": {"node-name": "xvda", "file": "/theirs/web-1.img", "image": image}}]
 
@@ -148,18 +162,19 @@ def host(monkeypatch, tmp_path) -> Host:
     monkeypatch.setattr(source, "Saver", FakeSaver)
     monkeypatch.setattr(source, "LOCKS", tmp_path)
     monkeypatch.setattr(inspect, "virtual_size", lambda _disk: 1 << 20)
+    connected(monkeypatch)
 
     @contextlib.contextmanager
-    def connected(*_arguments: Any):
+    def libvirtd(*_arguments: Any):
         yield None
 
-    monkeypatch.setattr(connection, "connected", connected)
+    monkeypatch.setattr(connection, "connected", libvirtd)
     monkeypatch.setattr(connection, "find", lambda _c, _uuid: made.domain)
     monkeypatch.setattr(connection, "find_or_none", lambda _c, _uuid: made.domain)
 
     @contextlib.contextmanager
     def qemu(_number: int):
-        yield Qemu()
+        yield Qemu(made.log)
 
     monkeypatch.setattr(monitor, "connected", qemu)
     for name in ("require_idle", "prepare", "hold", "export", "undo", "forget_fdsets"):
@@ -191,6 +206,14 @@ def test_the_disks_are_held_while_the_domain_stands_still(host, vtpms, directory
     assert pause == ["suspended", "disks hold", "resume", "resumed"]
     assert host.log.index("disks prepare") < host.log.index("saver save")
     assert found.pause_s == 0.25
+
+
+def test_a_device_model_has_its_disks_again_before_they_are_held(host, vtpms, directory):
+    assert host.domain is not None
+    host.domain.text = definitions.HVM
+    frozen(vtpms, directory)
+    pause = host.log[host.log.index("suspended") : host.log.index("resumed") + 1]
+    assert pause == ["suspended", "device model goes on", "disks hold", "resume", "resumed"]
 
 
 def test_a_freeze_names_all_that_there_is(host, vtpms, directory):
@@ -303,6 +326,15 @@ def plan(tmp_path) -> RestorePlan:
     )
 
 
+def test_a_guest_that_does_not_use_xens_own_devices_is_not_frozen(
+    host, vtpms, directory, monkeypatch
+):
+    connected(monkeypatch, "1")
+    with pytest.raises(Obstacles, match="not connected by its Xen drivers"):
+        frozen(vtpms, directory)
+    assert host.log == []
+
+
 @pytest.fixture
 def restoring(host, monkeypatch, tmp_path, vtpms):
     def use(limit: int = -1) -> tuple[destination.XenDestination, Libvirt]:
@@ -317,9 +349,7 @@ def restoring(host, monkeypatch, tmp_path, vtpms):
         monkeypatch.setattr(
             destination.images, "create_overlay", lambda path, _backing: path.write_text("layer")
         )
-        monkeypatch.setattr(
-            proof, "_xenstore", lambda operation, _p: "0" if operation == "list" else "4"
-        )
+        connected(monkeypatch)
         return destination.XenDestination("xen:///system", vtpms), made
 
     return use
@@ -351,12 +381,18 @@ def test_processors_that_lack_something_are_told_before_anything_is_made(host, r
     assert list(plan.directory.iterdir()) == []
 
 
+def test_what_a_device_model_opens_again_must_be_there(host, restoring, plan):
+    adapter, _ = restoring()
+    there = definitions.HVM.replace("/srv/vmlinuz", "/not/there/vmlinuz")
+    with pytest.raises(RestoreFailed, match=r"/not/there/vmlinuz, from which .* not on this host"):
+        adapter.restore(dataclasses.replace(plan, definition=there))
+    assert list(plan.directory.iterdir()) == []
+
+
 def test_a_guest_that_does_not_come_up_is_no_clone(host, restoring, plan, monkeypatch):
     adapter, _ = restoring()
     monkeypatch.setattr(proof, "LIMIT_S", 0.3)
-    monkeypatch.setattr(
-        proof, "_xenstore", lambda operation, _p: "0" if operation == "list" else "3"
-    )
+    connected(monkeypatch, "3")
     with pytest.raises(RestoreFailed, match="devices are not connected"):
         adapter.restore(plan)
     assert host.domain is not None and not host.domain.running

@@ -32,6 +32,10 @@ SOURCE = """
   </devices>
 </domain>
 """
+HVM = SOURCE.replace(
+    "<type arch='x86_64' machine='xenpvh'>xenpvh</type>",
+    "<type arch='x86_64' machine='xenfv'>hvm</type>",
+)
 UUID = "99999999-2222-3333-4444-555555555555"
 BACKINGS = {"xvda": pathlib.Path("/store/disks/xvda")}
 DIRECTORY = pathlib.Path("/state/clones/1")
@@ -47,6 +51,17 @@ def test_who_it_is():
     assert (root.findtext("name"), root.findtext("uuid")) == (WHO.name, UUID)
     assert root.get("id") is None
     assert root.find("metadata") is None
+
+
+@pytest.mark.parametrize("model", ["", "<model type='rtl8139'/>", "<model type='netfront'/>"])
+def test_a_fully_virtualized_guest_has_no_emulated_card(model: str):
+    source = HVM.replace("<target dev='vif7.0'/>", f"<target dev='vif7.0-emu'/>{model}")
+    (card,) = made(source).iterfind("devices/interface")
+    assert [one.get("type") for one in card.iterfind("model")] == ["netfront"]
+
+
+def test_another_guests_card_is_xens_own_in_any_case():
+    assert made().find("devices/interface/model") is None
 
 
 def test_nothing_names_the_source_or_its_host():

@@ -103,14 +103,19 @@ class XenGuest:
         self.host.run(["virsh", "-c", "xen:///system", "destroy", self.name])
 
 
+def share_boot_files(host: Machine, cache: pathlib.Path) -> None:
+    """Give a host what a guest boots from; the device model of a restored HVM guest opens it once more."""
+    boot = image.build(cache)
+    for name, path in (("vmlinuz", boot.kernel), ("initramfs", boot.initramfs)):
+        shutil.copyfile(path, host.shared / name)
+
+
 def start(host: Machine, cache: pathlib.Path, wish: Wish) -> XenGuest:
     """Start a guest; it boots while the caller goes on (``wait_for("READY")``).
 
     :raises LabError: libvirt did not start it
     """
-    boot = image.build(cache)
-    for name, path in (("vmlinuz", boot.kernel), ("initramfs", boot.initramfs)):
-        shutil.copyfile(path, host.shared / name)
+    share_boot_files(host, cache)
     # A guest's image lies on the host's own disk: what is shared with this machine is slow.
     disk = pathlib.Path(f"/var/lib/libvirt/images/{wish.name}.qcow2")
     host.run(["mkdir", "-p", disk.parent])
