@@ -94,6 +94,8 @@ class XenHosts:
                 shutil.copyfile(machine.console, self.paths.log / f"{machine.name}-console.log")
         for directory in (self.paths.root / "xen", self.paths.run / "xen"):
             shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a lab on bare hosts has its sockets there too
+            self.paths.run.rmdir()
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
