@@ -93,7 +93,7 @@ def _keep_all(line: socket.socket) -> None:
 def _received(line: socket.socket) -> tuple[int, ...]:
     """What is to be kept, acknowledged; nothing when the other end has ended."""
     found: tuple[int, ...] = ()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # of a user that was killed: that is its end, too
         _byte, found = passing.receive(line, len(_KEPT), 1)
         if found:
             line.sendall(_KEPT)
