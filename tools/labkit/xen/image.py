@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 from labkit import process
 from labkit.errors import LabError
+from labkit.node import unmount_below
 from labkit.paths import CHECKOUT
 
 SOURCES = pathlib.Path(__file__).resolve().parent
@@ -48,6 +49,9 @@ PACKAGES = (
 )
 OMITTED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 REQUIREMENTS = ("requirements.txt", "host-requirements.txt")
+# nova-compute runs there, too.
+NOVA = "nova"
+LIBVIRT_DRIVERS = ("libxl", "network", "secret")
 VENV = pathlib.Path("opt/venv")
 DISK_SIZE = "8G"
 # Of Debian's kernel, in the order in which they need each other; the initramfs has them and busybox.
@@ -117,6 +121,8 @@ def build(cache: pathlib.Path, report: Callable[[str], None]) -> HostImage:
         if image.disk.exists():
             return image
         for outdated in cache.glob("xen-????????????????*"):
+            # One whose making was killed has proc and sys of this machine mounted.
+            unmount_below(outdated)
             shutil.rmtree(outdated)
         scratch = image.directory.with_name(image.directory.name + ".new")
         scratch.mkdir()
@@ -185,7 +191,7 @@ def _make_venv(root: pathlib.Path) -> None:
     command += ["-c", CHECKOUT / "constraints.txt"]
     for name in (*REQUIREMENTS, "test-requirements.txt"):
         command += ["-r", CHECKOUT / name]
-    process.run(command, limit_s=1800)
+    process.run([*command, NOVA], limit_s=1800)
     python = "import pathlib, sysconfig; print(sysconfig.get_path('purelib'))"
     packages = pathlib.Path(process.run([venv / "bin/python", "-c", python]).strip())
     (packages / "project.pth").write_text("/project\n/project/tools\n")
@@ -205,10 +211,10 @@ def _configure(image: HostImage, root: pathlib.Path) -> None:
         path = root / f"usr/share/libvirt/cpu_map/x86_{model}.xml"
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(line for line in lines if "'vme'" not in line))
-    # Of libvirt's drivers only Xen's: that of QEMU wants users and directories that are not here.
+    # Of libvirt's drivers Xen's and what Nova asks besides: that of QEMU wants users and directories that are not here.
     drivers = root / "usr/lib/x86_64-linux-gnu/libvirt/connection-driver"
     for driver in drivers.glob("libvirt_driver_*.so"):
-        if driver.name not in ("libvirt_driver_libxl.so", "libvirt_driver_network.so"):
+        if driver.name not in {f"libvirt_driver_{name}.so" for name in LIBVIRT_DRIVERS}:
             driver.unlink()
 
 
