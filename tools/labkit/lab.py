@@ -109,7 +109,7 @@ class Lab:
 
     def _take_down(self) -> None:
         for node in self.nodes:
-            _keep_logs(node, self.paths.log)
+            keep_logs(node, self.paths.log)
             node.down()
         for place in self._places:
             unmount_below(place)
@@ -159,7 +159,7 @@ def _ancestors(pid: int) -> set[int]:
     return found
 
 
-def _keep_logs(node: Node, log: pathlib.Path) -> None:
+def keep_logs(node: Node, log: pathlib.Path) -> None:
     """Copy what the node's daemons said to where ``down`` leaves it."""
     kept = log / node.name
     for pattern in ("log/*.log", "log/*.out", "log/qemu/*.log", "tpm/*.log", "tpm/*.out", "*.log"):

@@ -141,8 +141,12 @@ def start(
     log: pathlib.Path,
     *,
     env: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
 ) -> Process:
-    """Start a program of its own session, with its output in ``log``, which goes on when the caller ends."""
+    """Start a program of its own session, with its output in ``log``, which goes on when the caller ends.
+
+    :param descriptors: open files that it gets, by the same numbers
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -152,6 +156,7 @@ def start(
             stderr=output,
             start_new_session=True,
             env=env,
+            pass_fds=descriptors,
         )
     # It is ended by its record, by this run of the lab or another: no complaint when the handle goes.
     child.returncode = 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from openstack.connection import Connection
 
@@ -33,12 +34,15 @@ from labkit.cloud.steps import Step
 from labkit.errors import LabError
 from labkit.guest import bootdisk
 from labkit.lab import Report
+from labkit.paths import LabPaths
 
 if TYPE_CHECKING:
     from labkit.cloud.cloud import Cloud
 
 # More than there are processors: much of a start is waiting.
 WORKERS = 6
+# The step after which every host has its TPM.
+HOST_TPMS = "host-tpms"
 AGENTS_LIMIT_S = 300.0
 POLL_S = 0.5
 
@@ -48,31 +52,61 @@ def run(cloud: Cloud, report: Report) -> None:
     steps.run(plan(cloud), report, WORKERS)
 
 
+class AnyCloud(Protocol):
+    """What the steps of the control node need to know of a cloud; which hosts it has is not theirs."""
+
+    @property
+    def paths(self) -> LabPaths:
+        """Its place."""
+
+    @property
+    def control(self) -> Control:
+        """Its control node."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether Nova is as it is released."""
+
+    def ask(self, question: Callable[[Connection], Any]) -> Any:
+        """What ``question`` returns for the administrator's connection."""
+
+    def enrol(self) -> None:
+        """Make the operator's authority and certify the hosts."""
+
+
 def plan(cloud: Cloud) -> list[Step]:
     """All the steps."""
     return [
-        *_ground(cloud),
-        *_services(cloud.control),
-        *_nova(cloud),
-        *_neutron(cloud),
+        *ground(cloud),
+        *_hosts(cloud),
+        *services(cloud.control),
+        *nova_services(cloud),
+        *neutron_services(cloud, cloud.cloud_nodes),
         *_computes(cloud),
+        *wares(cloud),
         *_resources(cloud),
     ]
 
 
-def _ground(cloud: Cloud) -> list[Step]:
-    """Namespaces, TPMs, libvirt, the database server and the broker."""
+def ground(cloud: AnyCloud) -> list[Step]:
+    """The control node's namespaces, the database server and the broker."""
+    return [
+        Step("control", partial(_control, cloud), (), "control: namespaces, networks"),
+        Step("database", partial(_database, cloud.control), ("control",), "MariaDB"),
+        Step("broker", partial(_broker, cloud.control), ("control",), "RabbitMQ, memcached"),
+    ]
+
+
+def _hosts(cloud: Cloud) -> list[Step]:
+    """Namespaces, TPMs, libvirt."""
     hosts = [
         Step(host.name, partial(_host, cloud.control, host), ("control",))
         for host in cloud.computes
     ]
     return [
-        Step("control", partial(_control, cloud), (), "control: namespaces, networks"),
-        Step("database", partial(_database, cloud.control), ("control",), "MariaDB"),
-        Step("broker", partial(_broker, cloud.control), ("control",), "RabbitMQ, memcached"),
         *hosts,
         Step(
-            "host-tpms",
+            HOST_TPMS,
             _nothing,
             tuple(host.name for host in hosts),
             "host-a, host-b: TPM, libvirtd",
@@ -84,7 +118,7 @@ def _nothing() -> None:
     """A step that only waits for others."""
 
 
-def _control(cloud: Cloud) -> None:
+def _control(cloud: AnyCloud) -> None:
     control = cloud.control
     hardware_tpm.make_vendor(cloud.paths.vendor_ca)
     control.up()
@@ -123,7 +157,7 @@ def _host(control: Control, host: Compute) -> None:
     neutron.configure_agents(host)
 
 
-def _services(control: Control) -> list[Step]:
+def services(control: Control) -> list[Step]:
     """Keystone, and what needs nothing but it."""
     made = [Step("keystone", partial(_keystone, control), ("database", "broker"), "Keystone")]
     for part in (placement, glance, barbican):
@@ -145,8 +179,8 @@ def _keystone(control: Control) -> None:
     keystone.service(control).start()
 
 
-def _nova(cloud: Cloud) -> list[Step]:
-    """Identity is among them as it is made by openstacksdk, through a connection of the cloud's."""
+def nova_services(cloud: AnyCloud) -> list[Step]:
+    """Nova's, and identity, which is among them as it is made by openstacksdk, through a connection of the cloud's."""
     control = cloud.control
     conductor, scheduler, api = nova.services(control)
     made = [
@@ -160,7 +194,7 @@ def _nova(cloud: Cloud) -> list[Step]:
     if not cloud.plain:
         made += [
             Step("trusted-tables", partial(trusted.make_database, control), ("database",)),
-            Step("enrolment", partial(_enrol, cloud), ("host-tpms",), "both hosts enrolled"),
+            Step("enrolment", cloud.enrol, (HOST_TPMS,), "both hosts enrolled"),
             Step(
                 "trusted-conductor",
                 trusted.conductor(control).start,
@@ -171,11 +205,8 @@ def _nova(cloud: Cloud) -> list[Step]:
     return made
 
 
-def _enrol(cloud: Cloud) -> None:
-    trusted.enrol(cloud)
-
-
-def _neutron(cloud: Cloud) -> list[Step]:
+def neutron_services(cloud: AnyCloud, nodes: Sequence[CloudNode]) -> list[Step]:
+    """Neutron's server, and a switch with its agents on each of ``nodes``."""
     control = cloud.control
     rpc, api, periodic = neutron.server_services(control)
     made = [
@@ -184,7 +215,7 @@ def _neutron(cloud: Cloud) -> list[Step]:
         Step("neutron", api.start, ("neutron-tables", "broker", "identity"), "Neutron"),
         Step("neutron-periodic", periodic.start, ("neutron",)),
     ]
-    for node in cloud.cloud_nodes:
+    for node in nodes:
         made.append(Step(f"switch-{node.name}", partial(switch.up, node), (node.name,)))
         # An agent that begins before its server answers waits a minute for the lost call.
         needs = (f"switch-{node.name}", "neutron-rpc", "neutron")
@@ -226,13 +257,19 @@ def _start_compute(host: Compute, plain: bool) -> None:
     compute.service(host).start()
 
 
+def wares(cloud: AnyCloud) -> list[Step]:
+    """What a cloud of any hosts offers."""
+    return [
+        Step("flavors", partial(cloud.ask, resources.make_flavors), ("nova-api",)),
+        Step("neutron-asked", partial(cloud.ask, resources.ask_neutron), ("neutron",)),
+    ]
+
+
 def _resources(cloud: Cloud) -> list[Step]:
     computes = [f"compute-{host.name}" for host in cloud.computes]
     agents = [f"agents-{node.name}" for node in cloud.cloud_nodes]
     made = [
         Step("image", partial(_upload_image, cloud), ("glance",), "image"),
-        Step("flavors", partial(cloud.ask, resources.make_flavors), ("nova-api",)),
-        Step("neutron-asked", partial(cloud.ask, resources.ask_neutron), ("neutron",)),
         # Made before both agents of its node live, it would get no DHCP, or a port that is bound to nothing, and keep that.
         Step(
             "lan",

@@ -11,7 +11,7 @@ from typing import TypeVar
 from openstack.connection import Connection
 
 from labkit import netns, process
-from labkit.cloud import bringup, catalog, clients, rights, settings
+from labkit.cloud import bringup, catalog, clients, rights, settings, trusted
 from labkit.cloud.nodes import CloudNode, Compute, Control
 from labkit.cloud.service import Service
 from labkit.lab import Lab, Report
@@ -94,6 +94,10 @@ class Cloud(Lab):
                 connection.close()
 
         return self.inside(work)
+
+    def enrol(self) -> None:
+        """Make the operator's authority and certify both hosts."""
+        trusted.enrol(self)
 
     def _make_directories(self) -> None:
         """Logs are those of this cloud, not of one before."""

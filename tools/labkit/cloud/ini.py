@@ -28,12 +28,17 @@ def _text(value: object) -> str:
     return text
 
 
-def write(path: pathlib.Path, *parts: Sections) -> pathlib.Path:
-    """Write ``parts`` as one file: a later part adds to the sections of an earlier one and overrides its options."""
+def merge(*parts: Sections) -> Sections:
+    """One of all: a later part adds to the sections of an earlier one and overrides its options."""
     merged: dict[str, dict[str, object]] = {}
     for part in parts:
         for name, options in part.items():
             merged.setdefault(name, {}).update(options)
+    return merged
+
+
+def write(path: pathlib.Path, *parts: Sections) -> pathlib.Path:
+    """Write ``parts``, merged, as one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(merged))
+    path.write_text(render(merge(*parts)))
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Protocol
 
 from labkit.cloud import database, ini, settings
 from labkit.cloud.nodes import CloudNode, Control
@@ -13,12 +14,24 @@ PASTE = "api-paste.ini"
 NOVA_ROUTER = "nova.api.openstack.compute:APIRouterV21.factory"
 
 
+class AnyNode(Protocol):
+    """A node on which Nova runs, of any kind."""
+
+    @property
+    def nova(self) -> pathlib.Path:
+        """Nova's ``state_path`` there."""
+
+    @property
+    def address(self) -> str:
+        """Its own on the management network."""
+
+
 def directory(node: CloudNode) -> pathlib.Path:
     """Where Nova's configuration files are on a node."""
     return node.conf / "nova"
 
 
-def common(node: CloudNode) -> ini.Sections:
+def common(node: AnyNode) -> ini.Sections:
     """What every Nova service must know."""
     return {
         "DEFAULT": {

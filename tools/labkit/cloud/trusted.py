@@ -14,6 +14,8 @@ from labkit.operator import Operator
 from labkit.swtpm_config import LocalAuthority
 
 DRIVER = "trusted_clone.LibvirtDriver"
+# A host that receives clones (``nova_trusted_clone.virt.mixin.TRAIT``, which is not imported here for its sake).
+TRAIT = "CUSTOM_TRUSTED_CLONE"
 ROUTER = "nova_trusted_clone.api.router:APIRouterV21.factory"
 DATABASE = "trusted_clone"
 PUBLISHED = "published"
