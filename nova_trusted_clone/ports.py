@@ -234,6 +234,7 @@ class HostSide:
     :ivar characters: ``<serial>``, ``<console>`` and ``<channel>`` elements in order: where they end on the host
     :ivar cpuset: the host's processors that may run it, as in ``<vcpu cpuset=…>``; any without one
     :ivar vtpm_secret: UUID of the libvirt secret that encrypts the vTPM's state
+    :ivar boot: ``kernel`` and ``initrd`` to the files on this host that a next start takes, where it takes any
     :ivar persistent: whether libvirt keeps the definition when the clone does not run
     """
 
@@ -245,6 +246,7 @@ class HostSide:
     characters: tuple[str, ...] = ()
     cpuset: str | None = None
     vtpm_secret: str | None = None
+    boot: Mapping[str, str] = dataclasses.field(default_factory=dict)
     persistent: bool = False
 
 

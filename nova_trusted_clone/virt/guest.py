@@ -15,6 +15,7 @@ from nova_trusted_clone.ports import HostSide, Identity, NicIdentity
 ET.register_namespace("nova", "http://openstack.org/xmlns/libvirt/nova/1.1")
 
 # Devices that Nova may give a server and that no frozen state goes with; each with the words for the one who asks.
+BOOT_FILES = ("kernel", "initrd")
 CHARACTERS = ("serial", "console", "channel")
 REFUSED = {
     "hostdev": "a device of the host is passed through to it",
@@ -54,7 +55,9 @@ def identity(name: str, uuid: str, guest_xml: str) -> Identity:
     devices = root.find("devices")
     if devices is None:
         raise UnfitGuest("Nova made a guest without devices")
-    if root.find("os/kernel") is not None:
+    boot = {one.tag: one.text or "" for one in root.iterfind("os/*") if one.tag in BOOT_FILES}
+    # QEMU has them in the memory that it serves to the firmware; Xen's tools load them before a guest's first instruction.
+    if boot and root.get("type") != "xen":
         raise UnfitGuest("its image has a kernel of its own (kernel_id), which lies on its host")
     for tag, words in REFUSED.items():
         if devices.find(tag) is not None:
@@ -73,6 +76,7 @@ def identity(name: str, uuid: str, guest_xml: str) -> Identity:
             characters=_texts([one for one in devices if one.tag in CHARACTERS]),
             cpuset=_cpuset(root),
             vtpm_secret=_vtpm_secret(devices),
+            boot=boot,
             persistent=True,
         ),
     )

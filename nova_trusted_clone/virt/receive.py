@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import nova.conf
@@ -174,7 +174,16 @@ class Receiver:
         except guest.UnfitGuest as error:
             raise self._abort(f"it cannot be a clone: {error}") from error
         write_disk_info(directory, identity)
+        assert identity.host_side is not None
+        self._fetch_boot_files(identity.host_side.boot)
         return identity
+
+    def _fetch_boot_files(self, boot: Mapping[str, str]) -> None:
+        """What the server's image has it start from, for its next start: from Glance, not from the source's host."""
+        ids = {"kernel": self._instance.kernel_id, "initrd": self._instance.ramdisk_id}
+        for tag, path in boot.items():
+            certificates = self._instance.trusted_certs
+            libvirt_utils.fetch_raw_image(self._build.context, path, ids[tag], certificates)
 
     def _require_plain(self) -> None:
         if virt_driver.block_device_info_get_mapping(self._build.block_device_info):

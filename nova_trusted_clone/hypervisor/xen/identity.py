@@ -51,7 +51,9 @@ def of_clone(
     _own_disks(devices, {t: image_of(identity, directory, t) for t in backings})
     _own_characters(devices)
     if side is not None:
+        _own_boot_files(root, side.boot)
         hostside.give_graphics(devices, side.graphics)
+        hostside.give_characters(devices, side.characters)
     if side is not None and side.interfaces:
         drop(devices, "interface")
         for text in side.interfaces:
@@ -77,6 +79,18 @@ def _own_processors(root: ET.Element, cpuset: str | None) -> None:
         processors.attrib.pop("cpuset", None)
         if cpuset is not None:
             processors.set("cpuset", cpuset)
+
+
+def _own_boot_files(root: ET.Element, boot: Mapping[str, str]) -> None:
+    """The files that a next start takes; a control plane that names none leaves those of the source's host.
+
+    :raises MalformedState: the source has none such
+    """
+    for tag, path in boot.items():
+        element = root.find(f"os/{tag}")
+        if element is None:
+            raise MalformedState(f"domain definition: no <{tag}>, and the clone is to have its own")
+        element.text = path
 
 
 def _own_disks(devices: ET.Element, own: Mapping[str, pathlib.Path]) -> None:

@@ -132,3 +132,28 @@ def test_definitions_that_do_not_fit(source, backings, told):
 def test_a_card_too_many():
     with pytest.raises(MalformedState, match="the clone is to have 0"):
         made(who=Identity("web-1-clone-1", UUID, ()))
+
+
+def of_a_control_plane(**side) -> Identity:
+    disks = {"xvda": "/ours/disk"}
+    return Identity(WHO.name, UUID, WHO.nics, HostSide(disks=disks, **side))
+
+
+def test_it_starts_anew_from_its_own_host_s_files():
+    root = made(who=of_a_control_plane(boot={"kernel": "/ours/kernel"}))
+    assert root.findtext("os/kernel") == "/ours/kernel"
+    assert root.findtext("os/cmdline") == "quiet"
+
+
+def test_a_file_that_the_source_does_not_start_from_is_refused():
+    with pytest.raises(MalformedState, match="no <initrd>"):
+        made(who=of_a_control_plane(boot={"initrd": "/ours/initrd"}))
+
+
+def test_its_serial_line_ends_where_the_control_plane_said():
+    serial = "<serial type='file'><source path='/theirs/console.log'/><target port='0'/></serial>"
+    theirs = HVM.replace("<console type='pty'", serial + "<console type='pty'")
+    mine = serial.replace("/theirs", "/ours")
+    root = made(theirs, of_a_control_plane(characters=(mine,)))
+    line = root.find("devices/serial")
+    assert line.get("type") == "file" and line.find("source").get("path") == "/ours/console.log"

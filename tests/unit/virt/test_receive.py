@@ -63,3 +63,35 @@ def test_it_ends_when_its_server_was_deleted(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(receive.servers, "require_wanted", require_wanted)
     with pytest.raises(exception.InstanceNotFound):
         receiver(Destination("restoring", "provisional"))._follow(None)
+
+
+class TestWhatAServerStartsFrom:
+    """A guest on Xen is started with its image's kernel, which the clone needs when it starts anew."""
+
+    @pytest.fixture
+    def fetched(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+        """What Glance was asked for: where to, and which image."""
+        asked: list[tuple[str, str]] = []
+        monkeypatch.setattr(
+            receive.libvirt_utils,
+            "fetch_raw_image",
+            lambda _context, path, image, _certificates: asked.append((path, image)),
+        )
+        return asked
+
+    @staticmethod
+    def _receiver() -> Receiver:
+        made = receiver(Destination())
+        made._instance.kernel_id, made._instance.ramdisk_id = "a-kernel", "a-ramdisk"
+        made._instance.trusted_certs = None
+        return made
+
+    def test_it_comes_from_glance_to_where_nova_said(self, fetched: list[tuple[str, str]]) -> None:
+        self._receiver()._fetch_boot_files({"kernel": "/i/kernel", "initrd": "/i/ramdisk"})
+        assert fetched == [("/i/kernel", "a-kernel"), ("/i/ramdisk", "a-ramdisk")]
+
+    def test_a_server_that_boots_from_its_disk_needs_none(
+        self, fetched: list[tuple[str, str]]
+    ) -> None:
+        self._receiver()._fetch_boot_files({})
+        assert fetched == []
