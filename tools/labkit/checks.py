@@ -57,7 +57,11 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
             *SLOWEST,
         ),
     ),
-    "xen": ((*PYTEST, "tests/xen", f"--timeout={XEN_LIMIT_S}"),),
+    # One after the other: each has two emulated machines of its own.
+    "xen": (
+        (*PYTEST, "tests/xen", f"--timeout={XEN_LIMIT_S}"),
+        (*PYTEST, "tests/xen_cloud", f"--timeout={XEN_LIMIT_S}"),
+    ),
     "cloud": (
         (
             *PYTEST,

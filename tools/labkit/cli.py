@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     cloud.add_argument("words", nargs=argparse.REMAINDER)
     xen = commands.add_parser(
-        "xen", help="two Xen hosts in emulated machines: up, down, status, shell", add_help=False
+        "xen",
+        help="two Xen hosts in emulated machines: up, cloud, down, status, shell",
+        add_help=False,
     )
     xen.add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("up", help="start two bare hosts and a guest that checks itself")

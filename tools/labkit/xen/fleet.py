@@ -55,15 +55,29 @@ class XenAgent:
 class Fleet:
     """The operator of the Xen hosts; ``prepare`` does all that comes before the first clone."""
 
-    def __init__(self, hosts: XenHosts) -> None:
-        """The authority is made at once.
+    def __init__(
+        self,
+        hosts: XenHosts,
+        directory: pathlib.Path | None = None,
+        authority: Authority | None = None,
+    ) -> None:
+        """The authority is made at once, unless there is one.
 
+        :param directory: the operator's, private
         :raises AuthorityError: when there is one already
         """
         self.hosts = hosts
-        self._directory = hosts.paths.root / "xen" / "operator"
-        makers = hardware_tpm.vendor_certificates(hosts.paths.root / "xen" / "tpm-vendor")
-        self.authority = Authority.create(self._directory, "xen-lab", makers)
+        self._directory = directory or hosts.paths.root / "xen" / "operator"
+        self.authority = authority or Authority.create(
+            self._directory,
+            "xen-lab",
+            hardware_tpm.vendor_certificates(hosts.paths.root / "xen" / "tpm-vendor"),
+        )
+
+    @classmethod
+    def opened(cls, hosts: XenHosts, directory: pathlib.Path) -> Fleet:
+        """The operator whose directory is there already."""
+        return cls(hosts, directory, Authority(directory))
 
     @property
     def policy(self) -> pathlib.Path:
@@ -73,17 +87,24 @@ class Fleet:
     def prepare(self, **settings: Any) -> None:
         """Enrol both hosts, learn their PCRs, start their agents.
 
+        :param settings: as for ``enrol``
+        """
+        self.enrol(**settings)
+        self.on_both(self.start_agent)
+
+    def enrol(self, **settings: Any) -> None:
+        """Enrol both hosts, learn their PCRs.
+
         :param settings: of the policy, other than its strict ones
         """
-        self._on_both(self._enrol)
+        self.on_both(self._enrol)
         # Each adds to what the other learned.
         for machine in self.hosts.machines:
             self._learn(machine)
         known = json.loads(self.policy.read_text())
         self.policy.write_text(json.dumps({**known, **settings}, indent=2))
-        self._on_both(self.start_agent)
 
-    def _on_both(self, step: Callable[[Machine], None]) -> None:
+    def on_both(self, step: Callable[[Machine], None]) -> None:
         """A step on both hosts at once: each is a processor's work."""
         with concurrent.futures.ThreadPoolExecutor() as pool:
             list(pool.map(step, self.hosts.machines))
@@ -110,11 +131,12 @@ class Fleet:
         machine.run([*MANAGE, *words, "--policy", "/lab/policy.json"])
         self.policy.write_bytes(passed.read_bytes())
 
-    def _configure(self, machine: Machine, limits: Mapping[str, int]) -> None:
+    def options(self, machine: Machine, limits: Mapping[str, int]) -> dict[str, str]:
+        """Group ``[trusted_clone]`` of a host, whose files are there afterwards."""
         shared = machine.shared
         (shared / "policy.json").write_bytes(self.policy.read_bytes())
         (shared / "anchors.pem").write_bytes((self._directory / "anchors.pem").read_bytes())
-        options = {
+        return {
             "host_id": machine.name,
             "identity_path": IDENTITY,
             "anchors_file": "/lab/anchors.pem",
@@ -127,8 +149,10 @@ class Fleet:
             "peer_port": str(PEER_PORT),
             **{name: str(value) for name, value in limits.items()},
         }
+
+    def _configure(self, machine: Machine, limits: Mapping[str, int]) -> None:
         lines = ["[DEFAULT]", "debug = true", "[trusted_clone]"]
-        lines += [f"{name} = {value}" for name, value in options.items()]
+        lines += [f"{name} = {value}" for name, value in self.options(machine, limits).items()]
         machine.run(["tee", CONFIG], script="\n".join(lines) + "\n")
 
     def start_agent(self, machine: Machine, module: str = AGENT, **limits: int) -> None:

@@ -57,22 +57,30 @@ class Definition:
 
 @dataclasses.dataclass(frozen=True)
 class XenGuest:
-    """A guest that was started on ``host``, or cloned to it."""
+    """A guest that was started on ``host``, or cloned to it.
+
+    :ivar log: what it prints; by default xenconsoled's
+    """
 
     host: Machine
     name: str
     uuid: str
     definition: Definition
+    log: str = ""
+
+    @property
+    def _log(self) -> str:
+        return self.log or CONSOLES.format(name=self.name)
 
     def lines(self, since: int = 0) -> list[Line]:
         """What it printed from byte ``since`` of its console on."""
-        raw = self.host.run(["tail", "-c", f"+{since + 1}", CONSOLES.format(name=self.name)])
+        raw = self.host.run(["tail", "-c", f"+{since + 1}", self._log])
         found = (parse_line(part.encode()) for part in raw.split("\n"))
         return [line for line in found if line is not None]
 
     def size(self) -> int:
         """Bytes that it printed until now: a position to read on from."""
-        return int(self.host.run(["stat", "-c", "%s", CONSOLES.format(name=self.name)]))
+        return int(self.host.run(["stat", "-c", "%s", self._log]))
 
     def wait_for(self, kind: str, since: int = 0, limit_s: float = READY_LIMIT_S) -> Line:
         """Wait until it prints a line of a kind.

@@ -28,10 +28,16 @@ class XenHosts:
     destination: Machine
 
     @classmethod
-    def at(cls, paths: LabPaths) -> XenHosts:
-        """Those whose place is ``paths``."""
+    def at(cls, paths: LabPaths, management: tuple[str, str] = ("", "")) -> XenHosts:
+        """Those whose place is ``paths``.
+
+        :param management: their addresses on a cloud's management network
+        """
+        first, second = management
         return cls(
-            paths, Machine(paths, "xen-a", "10.79.0.1"), Machine(paths, "xen-b", "10.79.0.2")
+            paths,
+            Machine(paths, "xen-a", "10.79.0.1", first),
+            Machine(paths, "xen-b", "10.79.0.2", second),
         )
 
     @property
@@ -54,8 +60,11 @@ class XenHosts:
         """Whether both run."""
         return all(machine.is_up for machine in self.machines)
 
-    def up(self, report: Report) -> None:
-        """Start both; when one does not, take down what was started and say why."""
+    def up(self, report: Report, plug: Callable[[Machine], int] | None = None) -> None:
+        """Start both; when one does not, take down what was started and say why.
+
+        :param plug: gives a host's cable to the management network, as a descriptor, where there is one
+        """
         if os.geteuid() != 0:
             raise LabError("the Xen hosts' disk is made by root: run it as root")
         with self._lock():
@@ -64,19 +73,26 @@ class XenHosts:
             self._take_down()
             made = image.build(self.paths.cache, report)
             try:
-                self._start(made, report)
+                self._start(made, report, plug)
             except BaseException:
                 self._take_down()
                 raise
 
-    def _start(self, made: image.HostImage, report: Report) -> None:
+    def _start(
+        self, made: image.HostImage, report: Report, plug: Callable[[Machine], int] | None
+    ) -> None:
         # The hosts see the checkout and cannot write there.
         compileall.compile_dir(CHECKOUT / "nova_trusted_clone", quiet=1)
         vendor = hardware_tpm.make_vendor(self.paths.root / "xen" / "tpm-vendor")
         cable = self.paths.run / "xen" / "cable"
         for machine in self.machines:
             report(f"{machine.name}: TPM, machine")
-            machine.start(made, vendor, cable, first=machine is self.source)
+            tap = None if plug is None else plug(machine)
+            try:
+                machine.start(made, vendor, cable, first=machine is self.source, tap=tap)
+            finally:
+                if tap is not None:
+                    os.close(tap)
         for machine in self.machines:
             machine.await_ready()
             report(f"{machine.name}: dom0 is ready, libvirt answers")

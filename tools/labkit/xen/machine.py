@@ -16,8 +16,9 @@ from labkit.paths import CHECKOUT, LabPaths
 from labkit.process import Process, Word
 from labkit.xen.image import HostImage
 
-MEMORY_MIB = 2560
-DOM0_MIB = 1152
+MEMORY_MIB = 3072
+# With nova-compute in it.
+DOM0_MIB = 1536
 PROCESSORS = 2
 # With SMAP dom0's kernel dies when it first leaves to user space; a PVH guest hangs in RDTSCP. AVX is off by suspicion alone.
 PROCESSOR = "max,+svm,-smap,-rdtscp,-avx,-avx2,-f16c,-fma"
@@ -35,11 +36,15 @@ READY = "DOM0 READY"
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A Xen host by its name and its address on the cable between the hosts."""
+    """A Xen host by its name and its address on the cable between the hosts.
+
+    :ivar management: its address on a cloud's management network, where it is a host of one
+    """
 
     paths: LabPaths
     name: str
     address: str
+    management: str = ""
 
     @property
     def base(self) -> pathlib.Path:
@@ -70,11 +75,18 @@ class Machine:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def start(
-        self, image: HostImage, vendor_config: pathlib.Path, cable: pathlib.Path, *, first: bool
+        self,
+        image: HostImage,
+        vendor_config: pathlib.Path,
+        cable: pathlib.Path,
+        *,
+        first: bool,
+        tap: int | None = None,
     ) -> None:
         """Make its layer of the disk and its TPM, and start it; ``await_ready`` comes after.
 
         :param cable: the socket of the cable; the first host makes it
+        :param tap: an open tap on the management network
         """
         for directory in (self.base, self.shared, self.run_dir):
             directory.mkdir(mode=0o700, parents=True)
@@ -87,8 +99,12 @@ class Machine:
         self._power_tpm()
         port = _free_port()
         (self.base / "port").write_text(str(port))
+        command = self._command(image, layer, port, cable, first)
+        if tap is not None:
+            command += ["-netdev", f"tap,id=management,fd={tap}"]
+            command += ["-device", f"virtio-net-pci,netdev=management,mac={_mac(first, 0x6D)}"]
         running = process.start(
-            self._command(image, layer, port, cable, first), self.base / "qemu.out"
+            command, self.base / "qemu.out", descriptors=() if tap is None else (tap,)
         )
         running.save(self.base / "qemu.json")
 
@@ -107,8 +123,8 @@ class Machine:
     ) -> list[Word]:
         xen = f"{XEN_OPTIONS} dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M"
         dom0 = f"{DOM0_OPTIONS} lab.name={self.name} lab.address={self.address}"
+        dom0 += f" lab.management={self.management}" if self.management else ""
         end = "on" if first else "off"
-        mac = f"52:54:00:78:65:{'01' if first else '02'}"
         return [
             *(
                 "qemu-system-x86_64",
@@ -134,7 +150,7 @@ class Machine:
             *("-netdev", f"user,id=shell,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
             *("-device", "virtio-net-pci,netdev=shell"),
             *("-netdev", f"stream,id=cable,server={end},addr.type=unix,addr.path={cable}"),
-            *("-device", f"virtio-net-pci,netdev=cable,mac={mac}"),
+            *("-device", f"virtio-net-pci,netdev=cable,mac={_mac(first, 0x65)}"),
             *("-chardev", f"socket,id=tpm,path={self.run_dir / 'tpm'}"),
             *("-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm"),
             *("-fsdev", f"local,id=project,path={CHECKOUT},security_model=none,readonly=on"),
@@ -215,6 +231,11 @@ class Machine:
         words = self.shell(["true"])[:-2]
         process.run([*words, "-O", "forward", "-L", f"{here}:{there}", "root@127.0.0.1"])
         return here
+
+
+def _mac(first: bool, network: int) -> str:
+    """Of a card, by the network that it is on."""
+    return f"52:54:00:78:{network:02x}:{1 if first else 2:02x}"
 
 
 def _prompted(monitor: socket.socket) -> None:
