@@ -148,6 +148,26 @@ NOVA = (
     ),
 )
 
+XEN = (
+    cfg.StrOpt(
+        "xen_console_log_dir",
+        default="/var/log/xen/console",
+        help="Where xenconsoled writes what PVH and PV guests print (guest-NAME.log), when it runs with --log=guest. Read for "
+        "'openstack console log show'. Only with trusted_clone.XenLibvirtDriver.",
+    ),
+    cfg.StrOpt(
+        "xen_tsc_mode",
+        default="default",
+        choices=[
+            ("default", "Xen decides: native where host and guest agree on its speed"),
+            ("native", "a guest reads the processor's time stamp counter"),
+            ("emulate", "Xen answers each read; slower, and the same on every host"),
+        ],
+        help="How guests that Nova starts read the time stamp counter (xen-tscmode(7)). A clone has its source's mode. Only "
+        "with trusted_clone.XenLibvirtDriver.",
+    ),
+)
+
 PRIVILEGES = (
     cfg.StrOpt(
         "privileged_access",
@@ -166,7 +186,7 @@ PRIVILEGES = (
     ),
 )
 
-ALL = IDENTITY + PLACES + NETWORK + LIMITS + NOVA + PRIVILEGES
+ALL = IDENTITY + PLACES + NETWORK + LIMITS + NOVA + XEN + PRIVILEGES
 
 
 def register(conf: cfg.ConfigOpts) -> None:

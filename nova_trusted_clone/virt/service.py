@@ -24,6 +24,7 @@ from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.incoming import Rejected
 from nova_trusted_clone.clone.source import FreezeFailed, Source
 from nova_trusted_clone.core.protocol.order import SignedOrder
+from nova_trusted_clone.hypervisor import drivers
 from nova_trusted_clone.hypervisor.qemu.memorylinks import directory_of
 from nova_trusted_clone.rpc.errors import Conflict
 from nova_trusted_clone.virt import secrets
@@ -191,8 +192,12 @@ class CloneService:
 def configuration_obstacles() -> list[str]:
     """What in Nova's own configuration rules clones out."""
     found = []
-    if CONF.libvirt.virt_type not in ("kvm", "qemu"):
-        found.append(f"[libvirt]virt_type is {CONF.libvirt.virt_type}; kvm or qemu expected")
+    expected = ("xen",) if _on_xen() else ("kvm", "qemu")
+    if CONF.libvirt.virt_type not in expected:
+        found.append(
+            f"[libvirt]virt_type is {CONF.libvirt.virt_type}; {' or '.join(expected)} expected with"
+            f" [trusted_clone]libvirt_uri {CONF.trusted_clone.libvirt_uri}"
+        )
     if CONF.libvirt.images_type != "qcow2":
         found.append(
             f"[libvirt]images_type is {CONF.libvirt.images_type}; qcow2 expected, since a clone's disks are overlays"
@@ -212,15 +217,23 @@ def host_obstacles(host: Host) -> list[str]:
         _ = ground.anchors, ground.policy
     except wiring.ConfigError as error:
         found.append(str(error))
-    directory = directory_of(pathlib.Path(CONF.trusted_clone.memory_backing_dir))
-    nearest = next(place for place in (directory, *directory.parents) if place.exists())
-    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
-        found.append(
-            f"memory_backing_dir: {nearest}: links cannot be laid there; see etc/tmpfiles.d"
-        )
+    if not _on_xen():  # where no guest's memory is a file
+        found += _memory_obstacles()
     if not os.access(FUSE, os.R_OK | os.W_OK):
         found.append(f"{FUSE} cannot be opened")
     return found
+
+
+def _on_xen() -> bool:
+    return drivers.is_xen(CONF.trusted_clone.libvirt_uri)
+
+
+def _memory_obstacles() -> list[str]:
+    directory = directory_of(pathlib.Path(CONF.trusted_clone.memory_backing_dir))
+    nearest = next(place for place in (directory, *directory.parents) if place.exists())
+    if os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        return []
+    return [f"memory_backing_dir: {nearest}: links cannot be laid there; see etc/tmpfiles.d"]
 
 
 def _peers(timeout_s: float) -> Callable[[str], RpcPeer]:

@@ -9,6 +9,8 @@ from nova.virt.libvirt import config
 
 from nova_trusted_clone.ports import HostSide
 from nova_trusted_clone.virt.guest import UnfitGuest, identity, immovable, with_generation_id
+from nova_trusted_clone.virt.xen.definition import Kind, of_guest
+from tests.unit.virt import xenguest
 from tests.unit.virt.novaguest import DIRECTORY, MACS, NAME, SECRET, SERVER, disk, guest
 
 
@@ -62,6 +64,15 @@ def test_a_kernel_outside_the_image_is_named() -> None:
     made.os_kernel = "/var/lib/nova/instances/kernel"
     with pytest.raises(UnfitGuest, match="a kernel of its own"):
         identity(NAME, SERVER, made.to_xml())
+
+
+def test_a_kernel_on_xen_is_this_host_s() -> None:
+    xml = of_guest(xenguest.guest(kernel=True).to_xml(), Kind.PVH, "unused")
+    assert host_side(xml).boot == {
+        "kernel": f"{DIRECTORY}/kernel",
+        "initrd": f"{DIRECTORY}/ramdisk",
+    }
+    assert host_side(xml).disks["xvda"] == f"{DIRECTORY}/disk"
 
 
 def test_a_guest_without_vtpm_and_console_has_neither() -> None:

@@ -1,0 +1,1 @@
+"""Stories in a cloud whose compute hosts are Xen hosts."""

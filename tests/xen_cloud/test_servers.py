@@ -1,0 +1,86 @@
+"""A server that Nova runs on Xen, its clone on the other host, and what its owner does with both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from labkit.xen import servers
+from labkit.xen.cloud import BOOTING_IMAGE, XenCloud
+from labkit.xen.machine import Machine
+from labkit.xen.servers import Server, openstack
+
+
+@pytest.fixture(scope="module")
+def web(cloud: XenCloud) -> Iterator[Server]:
+    """A running server of the tenant's."""
+    server = servers.create(cloud, "web")
+    try:
+        server.wait_for_status("ACTIVE")
+        yield server
+    finally:
+        server.delete()
+
+
+def test_it_is_created_and_checks_itself(web: Server) -> None:
+    guest = web.guest
+    guest.wait_for("READY")
+    assert guest.wait_for("TICK", guest.size()).number("bad") == 0
+
+
+def test_its_owner_reads_its_console(cloud: XenCloud, web: Server) -> None:
+    told = cloud.ask(lambda owner: owner.compute.get_server_console_output(web.id), "demo")
+    assert "READY" in told["output"]
+
+
+def test_a_clone_lives_on_and_goes_without_a_trace(cloud: XenCloud, web: Server) -> None:
+    before = {machine.name: traces(machine) for machine in cloud.hosts.machines}
+    source = web.guest
+    (row,) = openstack(cloud, "server", "clone", web.id, "--name", "twin", "--wait")
+    clone = Server(cloud, row["Server ID"])
+    assert (row["Phase"], row["Evidence"]) == ("complete", "holds")
+    assert clone.status == "ACTIVE"
+
+    for guest in (source, clone.guest):
+        since = guest.size()
+        assert guest.wait_for("TICK", since).number("bad") == 0
+        disk = guest.wait_for("DISKCHECK", since)
+        assert disk.number("bad") == 0 and disk.number("blocks") > 0
+
+    # An ordinary server from now on: it starts anew from files of its own, with its disk as it was.
+    clone.ask("stop_server")
+    clone.wait_for_status("SHUTOFF")
+    since = clone.guest.size()
+    clone.ask("start_server")
+    clone.wait_for_status("ACTIVE")
+    clone.guest.wait_for("READY", since)
+
+    clone.delete()
+    after = {machine.name: traces(machine) for machine in cloud.hosts.machines}
+    assert after == before
+
+
+def traces(machine: Machine) -> set[str]:
+    """Domains, servers' directories and vTPMs of a host."""
+    found = machine.run(["virsh", "-c", "xen:///system", "list", "--all", "--name"]).split()
+    for place in ("/var/lib/nova/instances", "/var/lib/nova-trusted-clone/domain-vtpms"):
+        found += machine.run(["bash", "-c", f"ls {place} 2>/dev/null || true"]).split()
+    # What all servers of a host share.
+    return set(found) - {"_base", "locks", "compute_nodes"}
+
+
+def test_one_that_boots_from_its_disk(cloud: XenCloud) -> None:
+    """An image without a kernel: firmware, a boot loader, a serial console that Nova keeps."""
+    server = servers.create(cloud, "booted", image=BOOTING_IMAGE)
+    try:
+        server.wait_for_status("ACTIVE")
+        server.guest.wait_for("READY")
+        told = cloud.ask(lambda owner: owner.compute.get_server_console_output(server.id), "demo")
+        assert "READY" in told["output"]
+
+        since = server.guest.size()
+        server.ask("reboot_server", "HARD")
+        server.wait_for_status("ACTIVE")
+        server.guest.wait_for("READY", since)
+    finally:
+        server.delete()
