@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import socket
 import struct
@@ -22,6 +23,7 @@ from nova_trusted_clone.core.integrity.manifest import Region
 from nova_trusted_clone.datapath.errors import SourceGone
 from nova_trusted_clone.hypervisor.base import HypervisorError
 
+LOG = logging.getLogger(__name__)
 _MAGIC = 0x4E42444D41474943
 _OPTION_MAGIC = 0x49484156454F5054
 _OPTION_REPLY_MAGIC = 0x3E889045565A9
@@ -43,6 +45,8 @@ _MAX_OPTION_BYTES = 4096
 _MAX_STATUS_BYTES = 4 + 8 * 512
 _MAX_CHUNKS = 1024
 TIMEOUT_S = 60.0
+# QEMU gives a client ten seconds to agree on an export (since CVE-2024-7409): a host that is short of processors needs more.
+CONNECT_ATTEMPTS = 4
 Keep = Callable[[socket.socket], None]
 
 
@@ -50,6 +54,10 @@ class NbdError(HypervisorError):
     """The server said something that is not allowed, an error, or nothing."""
 
     code = "trusted-clone.nbd"
+
+
+class NbdDropped(NbdError):
+    """The server ended the connection, or let it be: it has refused nothing."""
 
 
 class NbdClient:
@@ -221,7 +229,7 @@ class NbdClient:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise NbdError(f"the server went away: {error}") from error
+            raise NbdDropped(f"the server went away: {error}") from error
 
     def _receive(self, size: int) -> bytes:
         data = bytearray(size)
@@ -230,9 +238,9 @@ class NbdClient:
             try:
                 count = self._socket.recv_into(view[at:])
             except OSError as error:
-                raise NbdError(f"the server does not answer: {error}") from error
+                raise NbdDropped(f"the server does not answer: {error}") from error
             if not count:
-                raise NbdError("the server closed the connection")
+                raise NbdDropped("the server closed the connection")
             at += count
         return bytes(data)
 
@@ -292,13 +300,22 @@ class DiskSource:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        client = NbdClient(self._path, self._export, keep=self._keep)
+        client = self._connected()
         if client.size_bytes != self.region.size_bytes:
             client.close()
             raise NbdError(
                 f"it has {client.size_bytes} bytes, frozen were {self.region.size_bytes}"
             )
         return client
+
+    def _connected(self) -> NbdClient:
+        """A new connection; one that was dropped before anything was asked for is made anew."""
+        for _attempt in range(CONNECT_ATTEMPTS - 1):
+            try:
+                return NbdClient(self._path, self._export, keep=self._keep)
+            except NbdDropped as error:
+                LOG.warning("disk %s: %s: connecting again", self.region.name, error)
+        return NbdClient(self._path, self._export, keep=self._keep)
 
     def close(self) -> None:
         """Close what is idle."""

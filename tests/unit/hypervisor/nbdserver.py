@@ -17,10 +17,14 @@ def chunk(cookie: int, kind: int, body: bytes, done: bool) -> bytes:
 
 
 class Server:
-    """Serves ``content``; ranges of zeros are holes."""
+    """Serves ``content``; ranges of zeros are holes.
 
-    def __init__(self, path: pathlib.Path, content: bytes) -> None:
+    :ivar drops: how many clients are still dropped in mid handshake, as QEMU does with one that is slow
+    """
+
+    def __init__(self, path: pathlib.Path, content: bytes, drops: int = 0) -> None:
         self.content = content
+        self.drops = drops
         self.commands: list[int] = []
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(path))
@@ -45,6 +49,9 @@ class Server:
         with connected, connected.makefile("rb") as stream:
             connected.sendall(b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
             stream.read(4)
+            if self.drops:
+                self.drops -= 1
+                return
             while True:
                 _magic, option, size = struct.unpack(">QII", stream.read(16))
                 stream.read(size)

@@ -73,6 +73,23 @@ def test_a_server_that_is_not_there(tmp_path: pathlib.Path) -> None:
         source.read(0)
 
 
+def test_a_client_that_was_too_slow_for_the_server_connects_again(tmp_path: pathlib.Path) -> None:
+    """QEMU drops a client that has not agreed on an export within ten seconds."""
+    server = Server(tmp_path / "nbd", CONTENT, drops=3)
+    source = DiskSource(Region(1, "disk", "vda", len(CONTENT)), tmp_path / "nbd", "vda")
+    assert source.read(1) == CONTENT[MIB : 2 * MIB]
+    source.close()
+    server.close()
+
+
+def test_not_for_ever(tmp_path: pathlib.Path) -> None:
+    server = Server(tmp_path / "nbd", CONTENT, drops=4)
+    source = DiskSource(Region(1, "disk", "vda", len(CONTENT)), tmp_path / "nbd", "vda")
+    with pytest.raises(SourceGone, match=r"closed the connection|went away|does not answer"):
+        source.read(1)
+    server.close()
+
+
 def conversation(*answers: bytes) -> NbdClient:
     """A client of a server that says ``answers`` whatever it is asked."""
     ours, theirs = socket.socketpair()
