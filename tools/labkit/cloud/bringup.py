@@ -16,6 +16,7 @@ from labkit.cloud import (
     database,
     glance,
     identity,
+    ini,
     keystone,
     messaging,
     network,
@@ -66,6 +67,10 @@ class AnyCloud(Protocol):
     @property
     def plain(self) -> bool:
         """Whether Nova is as it is released."""
+
+    @property
+    def control_options(self) -> ini.Sections:
+        """What its Nova has another way on the control node."""
 
     def ask(self, question: Callable[[Connection], Any]) -> Any:
         """What ``question`` returns for the administrator's connection."""
@@ -137,7 +142,8 @@ def _control(cloud: AnyCloud) -> None:
     if cloud.plain:
         nova.configure(control, nova.NOVA_ROUTER)
     else:
-        nova.configure(control, trusted.ROUTER, trusted.control_options(control))
+        options = trusted.control_options(control)
+        nova.configure(control, trusted.ROUTER, options, cloud.control_options)
 
 
 def _database(control: Control) -> None:

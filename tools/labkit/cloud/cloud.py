@@ -11,7 +11,7 @@ from typing import TypeVar
 from openstack.connection import Connection
 
 from labkit import netns, process
-from labkit.cloud import bringup, catalog, clients, rights, settings, trusted
+from labkit.cloud import bringup, catalog, clients, ini, rights, settings, trusted
 from labkit.cloud.nodes import CloudNode, Compute, Control
 from labkit.cloud.service import Service
 from labkit.lab import Lab, Report
@@ -94,6 +94,11 @@ class Cloud(Lab):
                 connection.close()
 
         return self.inside(work)
+
+    @property
+    def control_options(self) -> ini.Sections:
+        """Nothing."""
+        return {}
 
     def enrol(self) -> None:
         """Make the operator's authority and certify both hosts."""
