@@ -6,6 +6,7 @@ Servers have no network: a dom0 here runs no agent of Neutron's. All else is as 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import shutil
 import time
@@ -33,6 +34,7 @@ from labkit.xen.machine import DOM0_MIB, Machine
 
 MANAGEMENT = ("10.77.0.11", "10.77.0.12")
 DRIVER = "trusted_clone.XenLibvirtDriver"
+FLAVOR = "xen"
 IMAGE = "xen-guest"
 # One that brings no kernel: it boots from its disk.
 BOOTING_IMAGE = "xen-guest-disk"
@@ -151,6 +153,7 @@ class XenCloud:
             *bringup.neutron_services(self, ()),
             *bringup.wares(self),
             Step("image", self._upload_image, ("glance",), "image"),
+            Step("flavor", self._make_flavor, ("nova-api",)),
             *(
                 Step(
                     f"compute-{machine.name}",
@@ -236,6 +239,16 @@ class XenCloud:
         }
 
     # -- what it offers -----------------------------------------------------------------------------------------------
+
+    def _make_flavor(self) -> None:
+        """Its disk is as large as the image's: a whole GiB would be minutes of hashing on an emulated processor."""
+        policies = nova.directory(self.control) / "policy.d" / "zero-disk.json"
+        policies.write_text(json.dumps({"os_compute_api:servers:create:zero_disk_flavor": "@"}))
+
+        def make(admin: Connection) -> None:
+            admin.compute.create_flavor(name=FLAVOR, ram=128, vcpus=1, disk=0)
+
+        self.ask(make)
 
     def _upload_image(self) -> None:
         boot = guest_image.build(self.paths.cache)
