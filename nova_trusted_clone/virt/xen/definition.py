@@ -20,6 +20,7 @@ _KEPT_AFTER = ("on_poweroff", "on_reboot", "on_crash")
 # Nova's share of processor time and QEMU's way of backing memory, and what libvirt makes for a guest without being asked.
 _LEFT_OUT = ("rng", "memballoon", "input", "controller", "video", "channel", "emulator", "sound")
 _REPLACED = ("serial", "console")
+_BOOT_FILES = ("kernel", "initrd", "cmdline")
 _FULL_FEATURES = ("acpi", "apic", "pae")
 TSC_MODES = ("default", "native", "emulate")
 
@@ -129,19 +130,14 @@ def _os(theirs: ET.Element, chosen: Kind) -> ET.Element:
     made = ET.Element("os")
     kind_element = ET.SubElement(made, "type", arch="x86_64", machine=chosen.value)
     kind_element.text = chosen.os_type
-    boots = [] if chosen is Kind.HVM else ["kernel"]
-    for tag in ("kernel", "initrd", "cmdline"):
-        found = theirs.find(f"os/{tag}")
-        if found is not None:
-            made.append(found)
-            boots = []
-    if boots:
-        raise Unfit(f"a {chosen.name} guest is started with a kernel, and it has none")
-    if chosen is Kind.HVM and made.find("kernel") is None:
-        made.extend(theirs.findall("os/boot"))
-    loader = theirs.find("os/loader")
-    if loader is not None or theirs.find("os[@firmware]") is not None:
+    if theirs.find("os/loader") is not None or theirs.find("os[@firmware]") is not None:
         raise Unfit("UEFI firmware is not given to Xen guests: leave hw_firmware_type out")
+    if theirs.find("os/kernel") is not None:
+        made.extend(one for one in theirs.iterfind("os/*") if one.tag in _BOOT_FILES)
+    elif chosen is Kind.HVM:
+        made.extend(theirs.findall("os/boot"))
+    else:
+        raise Unfit(f"a {chosen.name} guest is started with a kernel, and it has none")
     return made
 
 
