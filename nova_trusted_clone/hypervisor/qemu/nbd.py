@@ -57,7 +57,7 @@ class NbdError(HypervisorError):
 
 
 class NbdDropped(NbdError):
-    """The server ended the connection, or let it be: it has refused nothing."""
+    """The server ended the connection: it has refused nothing."""
 
 
 class NbdClient:
@@ -228,6 +228,8 @@ class NbdClient:
     def _send(self, data: bytes) -> None:
         try:
             self._socket.sendall(data)
+        except TimeoutError as error:
+            raise NbdError(f"the server takes nothing: {error}") from error
         except OSError as error:
             raise NbdDropped(f"the server went away: {error}") from error
 
@@ -237,8 +239,10 @@ class NbdClient:
         while at < size:
             try:
                 count = self._socket.recv_into(view[at:])
+            except TimeoutError as error:
+                raise NbdError(f"the server does not answer: {error}") from error
             except OSError as error:
-                raise NbdDropped(f"the server does not answer: {error}") from error
+                raise NbdDropped(f"the server went away: {error}") from error
             if not count:
                 raise NbdDropped("the server closed the connection")
             at += count

@@ -17,12 +17,11 @@ BUS = "xen"
 # Elements of a domain that are the same for Xen.
 _KEPT = ("name", "uuid", "title", "metadata", "memory", "currentMemory", "vcpu")
 _KEPT_AFTER = ("on_poweroff", "on_reboot", "on_crash")
-# Nova's share of processor time and QEMU's way of backing memory, and what libvirt makes for a guest without being asked.
-_LEFT_OUT = ("rng", "memballoon", "input", "controller", "video", "channel", "emulator", "sound")
+# What Nova gives to any guest, or libvirt makes without being asked.
+_LEFT_OUT = ("rng", "memballoon", "input", "controller", "video", "channel", "emulator")
 _REPLACED = ("serial", "console")
 _BOOT_FILES = ("kernel", "initrd", "cmdline")
 _FULL_FEATURES = ("acpi", "apic", "pae")
-TSC_MODES = ("default", "native", "emulate")
 
 
 class Unfit(Exception):
@@ -72,7 +71,7 @@ def of_guest(nova_xml: str, chosen: Kind, console_log: str, tsc_mode: str = "def
 
     :param nova_xml: as ``nova.virt.libvirt.driver.LibvirtDriver._get_guest_xml`` made it
     :param console_log: where a fully virtualized guest's first serial line is written; xenconsoled writes the others' itself
-    :param tsc_mode: one of ``TSC_MODES`` (xen-tscmode(7))
+    :param tsc_mode: ``default``, ``native`` or ``emulate`` (xen-tscmode(7))
     :raises Unfit: it has something that no Xen guest has
     """
     theirs = ET.fromstring(nova_xml)

@@ -104,7 +104,7 @@ class XenDriver(driver.LibvirtDriver):  # type: ignore[misc]
         try:
             return definition.of_guest(
                 xml,
-                _kind(instance, image_meta, xml),
+                _kind(image_meta, xml),
                 self._get_console_log_path(instance),
                 CONF.trusted_clone.xen_tsc_mode,
             )
@@ -203,7 +203,7 @@ class XenLibvirtDriver(TrustedCloneMixin, XenDriver):
             self._vtpms.forget(instance.uuid)
 
 
-def _kind(instance: Any, image_meta: Any, xml: str) -> Kind:
+def _kind(image_meta: Any, xml: str) -> Kind:
     properties = image_meta.properties
     return definition.kind(
         properties.get("hw_machine_type"),

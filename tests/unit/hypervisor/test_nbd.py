@@ -85,7 +85,7 @@ def test_a_client_that_was_too_slow_for_the_server_connects_again(tmp_path: path
 def test_not_for_ever(tmp_path: pathlib.Path) -> None:
     server = Server(tmp_path / "nbd", CONTENT, drops=4)
     source = DiskSource(Region(1, "disk", "vda", len(CONTENT)), tmp_path / "nbd", "vda")
-    with pytest.raises(SourceGone, match=r"closed the connection|went away|does not answer"):
+    with pytest.raises(SourceGone, match=r"closed the connection|went away"):
         source.read(1)
     server.close()
 

@@ -124,7 +124,7 @@ class TestWhatXenHasNot:
         with pytest.raises(Unfit, match="no watchdog"):
             of_guest(guest.to_xml(), Kind.HVM, LOG)
 
-    @pytest.mark.parametrize("tag", ["hostdev", "filesystem", "tpm", "shmem", "redirdev"])
+    @pytest.mark.parametrize("tag", ["hostdev", "filesystem", "tpm", "shmem", "redirdev", "sound"])
     def test_so_is_any_other(self, tag: str) -> None:
         with pytest.raises(Unfit, match=f"no {tag}"):
             of_device(f"<{tag}/>", Kind.HVM)

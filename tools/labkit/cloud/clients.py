@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
+from typing import TypeVar
 
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
 
+from labkit import netns
 from labkit.cloud import settings
 from labkit.cloud.nodes import Control
 from labkit.cloud.service import base_environment
+
+T = TypeVar("T")
 
 
 def clouds_file(control: Control) -> pathlib.Path:
@@ -55,3 +60,16 @@ def connect(control: Control, user: str = settings.ADMIN) -> Connection:
     """A connection as ``user``; to be made and used by a thread in the control node's network namespace (``netns``)."""
     files = OpenStackConfig(config_files=[str(clouds_file(control))], load_envvars=False)
     return Connection(config=files.get_one(user))
+
+
+def ask(control: Control, question: Callable[[Connection], T], user: str = settings.ADMIN) -> T:
+    """What ``question`` returns for a connection as ``user``, in the control node's network namespace."""
+
+    def work() -> T:
+        connection = connect(control, user)
+        try:
+            return question(connection)
+        finally:
+            connection.close()
+
+    return netns.call(control.sandbox.holder.pid, work)

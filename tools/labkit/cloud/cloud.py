@@ -85,15 +85,7 @@ class Cloud(Lab):
 
     def ask(self, question: Callable[[Connection], T], user: str = settings.ADMIN) -> T:
         """What ``question`` returns for a connection to the cloud as ``user``."""
-
-        def work() -> T:
-            connection = clients.connect(self.control, user)
-            try:
-                return question(connection)
-            finally:
-                connection.close()
-
-        return self.inside(work)
+        return clients.ask(self.control, question, user)
 
     @property
     def control_options(self) -> ini.Sections:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from openstack.connection import Connection
 
-from labkit import lab, netns, process
+from labkit import lab, process
 from labkit.cloud import bringup, clients, ini, network, nova, settings, steps, trusted
 from labkit.cloud.nodes import Control
 from labkit.cloud.steps import Step
@@ -94,21 +94,9 @@ class XenCloud:
 
     # -- asking it ----------------------------------------------------------------------------------------------------
 
-    def inside(self, function: Callable[[], T]) -> T:
-        """What ``function`` returns, run in the control node's network namespace."""
-        return netns.call(self.control.sandbox.holder.pid, function)
-
     def ask(self, question: Callable[[Connection], T], user: str = settings.ADMIN) -> T:
         """What ``question`` returns for a connection to the cloud as ``user``."""
-
-        def work() -> T:
-            connection = clients.connect(self.control, user)
-            try:
-                return question(connection)
-            finally:
-                connection.close()
-
-        return self.inside(work)
+        return clients.ask(self.control, question, user)
 
     # -- up and down --------------------------------------------------------------------------------------------------
 
@@ -203,9 +191,8 @@ class XenCloud:
         start_compute(machine)
 
     def _trusted_clone(self, machine: Machine) -> dict[str, str]:
-        fleet = Fleet.opened(self.hosts, self._operator)
         return {
-            **fleet.options(machine, LIMITS),
+            **self.fleet.options(machine, LIMITS),
             "order_limit_s": str(2 * PATIENCE_S),
             # The emulated processor cannot emulate the time stamp counter once more.
             "xen_tsc_mode": "native",
