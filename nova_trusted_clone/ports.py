@@ -323,9 +323,12 @@ class PeerRefused(PeerError):
 class Peer(Protocol):
     """Another host, as a source speaks to it. Nothing that it says is trusted: the handshake inside proves itself."""
 
-    def call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+    def call(
+        self, operation: str, *, limit_s: float | None = None, **arguments: Any
+    ) -> Mapping[str, Any]:
         """Ask it for ``message``, ``early``, ``status`` or ``end``.
 
+        :param limit_s: how long the answer is waited for; at most, and by default, as long as a message may take
         :raises PeerUnreachable: when there is no answer in time
         :raises PeerRefused: when it answers with an error
         """

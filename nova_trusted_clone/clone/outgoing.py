@@ -25,6 +25,9 @@ from nova_trusted_clone.ports import PeerError, PeerUnreachable
 
 LOG = logging.getLogger(__name__)
 NONCE_BYTES = 32
+# How far a clone is, is answered at once and asked all the time. An answer can be lost: by a broker that is started anew, by a
+# network that is away. Who waits for it as long as for a message would count as silence what was none, or not see that it is.
+STATUS_LIMIT_S = 5.0
 
 
 class Phase(enum.StrEnum):
@@ -216,7 +219,7 @@ class Outgoing:
         :raises CloneFailed: when it has failed, or has not answered for the network limit
         """
         try:
-            self.remote = self._peer.call("status", clone_id=self.clone_id)
+            self.remote = self._peer.call("status", limit_s=STATUS_LIMIT_S, clone_id=self.clone_id)
         except PeerUnreachable as error:
             silent_s = time.monotonic() - self._last_answer
             if silent_s > self._host.limits.network_limit_s:

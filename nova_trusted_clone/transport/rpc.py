@@ -118,14 +118,18 @@ class Client:
         self._address = address
         self._timeout_s = timeout_s
 
-    def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+    def call(
+        self, operation: str, *, limit_s: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
         """Return the reply's map.
 
+        :param limit_s: shorter than the client's own timeout
         :raises Unreachable: when there is no answer in time
         :raises RpcError: when the other side answers with an error; ``code`` says which
         """
+        timeout_s = self._timeout_s if limit_s is None else min(limit_s, self._timeout_s)
         try:
-            with contextlib.closing(_connect(self._address, self._timeout_s)) as connection:
+            with contextlib.closing(_connect(self._address, timeout_s)) as connection:
                 _send(connection, {"op": operation, "args": arguments})
                 reply = _receive(connection)
         except OSError as error:

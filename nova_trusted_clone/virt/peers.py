@@ -18,9 +18,6 @@ from nova_trusted_clone.rpc.errors import CloneError, Unavailable
 
 MAX_MESSAGE_BYTES = 1 << 20
 _ANSWER = checks.base64_text(MAX_MESSAGE_BYTES, 0)
-# How far a clone is, is answered at once and asked all the time. A broker that is started anew loses questions: one that waits
-# for the answer to a lost one for as long as for a message would count as silence what was none.
-STATUS_TIMEOUT_S = 5.0
 
 
 class RpcPeer:
@@ -31,16 +28,17 @@ class RpcPeer:
         self._timeout_s = timeout_s
         self._api = api or ComputeAPI()
 
-    def call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+    def call(
+        self, operation: str, *, limit_s: float | None = None, **arguments: Any
+    ) -> Mapping[str, Any]:
         """Call one of the destination's operations for peers.
 
+        :param limit_s: shorter than the time that a message may take
         :raises PeerUnreachable: when no answer came; worth another try
         :raises PeerRefused: with the destination's reason
         """
         clone_id = str(arguments.pop("clone_id"))
-        timeout_s = self._timeout_s
-        if operation == "status":
-            timeout_s = min(timeout_s, STATUS_TIMEOUT_S)
+        timeout_s = self._timeout_s if limit_s is None else min(limit_s, self._timeout_s)
         try:
             reply = self._api.peer(
                 nova_context.get_admin_context(),

@@ -13,6 +13,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -33,6 +34,8 @@ from nova_trusted_clone.vtpm.fake import FakeVtpmFactory
 from nova_trusted_clone.vtpm.issuer import EkIssuer
 from tests.unit.core.world import NOW, Machine, World, digest, pem
 
+# A limit on messages that is longer than any story.
+MESSAGE_LIMIT_S = 60.0
 MEMORY = {"pc.ram": os.urandom(1 << 16), "vga.vram": bytes(4096)}
 DISKS = {"vda": os.urandom(1 << 16), "vdb": bytes(8192)}
 
@@ -263,13 +266,18 @@ class NoMounts:
 
 
 class NearPeer:
-    """Another host of this process. ``lost`` and ``tamper`` are the network."""
+    """Another host of this process. ``lost``, ``mute`` and ``tamper`` are the network."""
 
     def __init__(self, cloud: Cloud, address: str) -> None:
         self._cloud = cloud
         self._address = address
 
-    def call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+    def call(
+        self, operation: str, *, limit_s: float | None = None, **arguments: Any
+    ) -> Mapping[str, Any]:
+        if operation in self._cloud.mute:
+            time.sleep(MESSAGE_LIMIT_S if limit_s is None else limit_s)
+            raise ports.PeerUnreachable(f"no answer to {operation}")
         if self._address not in self._cloud.sides or self._address in self._cloud.lost:
             raise ports.PeerUnreachable(f"no route to {self._address}")
         there = self._cloud.sides[self._address].destination
@@ -314,6 +322,7 @@ class Cloud:
             **changes,
         )
         self.lost: set[str] = set()
+        self.mute: set[str] = set()
         self.tamper: Callable[[bytes], bytes] = lambda data: data
         self.sides = {
             machine.host_id: self._side(root / machine.host_id, machine)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nova_trusted_clone.clone import outgoing
 from nova_trusted_clone.clone.batch import Batch
 from nova_trusted_clone.clone.freeze_job import FreezeJob
 from nova_trusted_clone.clone.source import FreezeFailed
@@ -310,6 +311,20 @@ def test_a_server_that_is_needed_is_let_go_within_the_limit(
     assert ended(cloud, freeze) == {order.clone_id.hex(): "the server is being deleted"}
     with pytest.raises(FreezeFailed, match="used before"):
         cloud.left.source.clone([(cloud.world.authorities.sign(order).encode(), "right")])
+
+
+def test_an_answer_that_is_lost_on_its_way_keeps_no_server_frozen(
+    make_cloud: Callable[..., Cloud], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network went away between a question and its answer: nothing tells who waits for it that none will come."""
+    monkeypatch.setattr(outgoing, "STATUS_LIMIT_S", 0.1)
+    cloud = make_cloud()
+    source = cloud.boot()
+    cloud.mute = {"status"}
+    order = cloud.order("a")
+    told = ended(cloud, cloud.left.source.clone([cloud.prepare(order)]))
+    assert "has not answered for" in told[order.clone_id.hex()]
+    assert source.facts["frozen_by"] is None
 
 
 def test_a_clone_whose_server_is_deleted_leaves_nothing(make_cloud: Callable[..., Cloud]) -> None:

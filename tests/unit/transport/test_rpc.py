@@ -47,6 +47,13 @@ def test_a_question_is_answered(client):
     assert client.call("echo", word=b"\x00\xff") == {"said": b"\x00\xff"}
 
 
+def test_an_answer_is_waited_for_no_longer_than_asked():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        client = rpc.Client(("127.0.0.1", mute.getsockname()[1]), timeout_s=300)
+        with pytest.raises(rpc.Unreachable, match="no answer"):
+            client.call("echo", limit_s=0.1)
+
+
 def test_an_error_keeps_its_code(client):
     with pytest.raises(rpc.RpcError, match="not today") as caught:
         client.call("refuse")
