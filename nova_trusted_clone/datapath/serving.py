@@ -1,6 +1,6 @@
 """One store's connection at the exporter: requests in, replies out in the same order.
 
-The source is read and hashed by two helpers ahead of the reply that is being sent, so that disk,
+The source is read and hashed by helpers ahead of the reply that is being sent, so that disk,
 hash and line work at the same time. What they are ahead by is signed at once. Only this thread
 touches the TLS connection.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import os
 import select
 import ssl
 import time
@@ -29,6 +30,11 @@ WINDOW = 4
 WAIT_NOTICE_S = 2.0
 Answer = Callable[[bulk.Request], bulk.Reply | Draft]
 Sign = Callable[[Sequence[Draft]], list[bulk.Reply]]
+
+
+def _helpers() -> int:
+    """Two read and hash at one time, where there is a processor for each."""
+    return min(2, len(os.sched_getaffinity(0)))
 
 
 class _Due:
@@ -65,7 +71,7 @@ class Connection:
         :raises OSError: when the line breaks
         :raises FrameError: when the store does not keep to the framing
         """
-        with concurrent.futures.ThreadPoolExecutor(2, "serve") as pool:
+        with concurrent.futures.ThreadPoolExecutor(_helpers(), "serve") as pool:
             try:
                 while True:
                     self._take_requests(pool)

@@ -45,7 +45,8 @@ from nova_trusted_clone.virt.service import CloneService, Engine
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 EVENT = "trusted_clone_receive"
-LOOK_S = 1.0
+# A status ends the wait at once; that the server is still wanted is a question to the conductor.
+LOOK_S = 2.0
 RUNNING = frozenset(("provisional", "complete"))
 CONFIG_DRIVE = "disk.config"
 # What Nova does not answer with another host; everything else is tried elsewhere.

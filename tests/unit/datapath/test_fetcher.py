@@ -16,6 +16,14 @@ def test_a_silent_line_is_tried_again_before_the_network_is_given_up(network_lim
     assert silence_s < network_limit_s or network_limit_s < 2.5 * WAIT_NOTICE_S
 
 
+@pytest.mark.parametrize(("processors", "lines"), [({0}, 1), ({0, 1}, 3), (set(range(64)), 3)])
+def test_a_single_processor_has_a_single_line_for_everything_in_order(
+    monkeypatch, processors, lines
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: processors)
+    assert FetchSettings().bulk_lines == lines
+
+
 def test_a_slow_host_is_given_time():
     fast, slow = FetchSettings(network_limit_s=60.0), FetchSettings(network_limit_s=300.0)
     assert fast.silence_limit_s == 10.0
