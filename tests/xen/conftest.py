@@ -21,6 +21,16 @@ from labkit.xen.hosts import XenHosts
 StartGuest = Callable[[Wish], XenGuest]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runs", type=int, default=1, help="how often each kind of guest is cloned")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``run`` counts the runs."""
+    if "run" in metafunc.fixturenames:
+        metafunc.parametrize("run", range(1, 1 + metafunc.config.getoption("runs")))
+
+
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
     """Both hosts and their operator."""

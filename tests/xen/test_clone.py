@@ -30,8 +30,8 @@ def cloned(fleet: Fleet, source: XenGuest, **wishes: str) -> tuple[ordering.Clon
 
 
 @pytest.mark.parametrize("kind", ["pvh", "hvm", "pv"])
-def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str) -> None:
-    source = start_guest(Wish(name=f"{kind}-1", kind=kind))
+def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str, run: int) -> None:
+    source = start_guest(Wish(name=f"{kind}-{run}", kind=kind))
     cloning, clone = cloned(fleet, source)
     ordered = cloning.clones[0]
 

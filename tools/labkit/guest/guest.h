@@ -1,7 +1,7 @@
 /* The lab's guest: one program that is process 1 and the whole user space.
  *
  * It keeps memory and disks full of patterns that it can predict, changes them all the time and checks them all the time, and
- * says on the first serial port what it found. A clone of it that carries one wrong byte says so by itself.
+ * says on the kernel's console what it found. A clone of it that carries one wrong byte says so by itself.
  *
  * A line is one kind, then key=value words, then a semicolon; a line without its semicolon was cut and means nothing.
  */

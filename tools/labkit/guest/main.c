@@ -63,9 +63,17 @@ static void load_modules(void)
     }
 }
 
+/* The kernel's own, which its command line names: of several the last. A guest of Xen's can have two. */
 static void take_console(void)
 {
-    int console = open(access("/sys/hypervisor/type", F_OK) == 0 ? "/dev/hvc0" : "/dev/ttyS0", O_RDWR);
+    char names[64], path[80];
+    int count = read_file("/sys/class/tty/console/active", names, sizeof names - 1);
+
+    names[count > 0 ? count : 0] = '\0';
+    names[strcspn(names, "\n")] = '\0';
+    char *last = strrchr(names, ' ');
+    snprintf(path, sizeof path, "/dev/%s", last ? last + 1 : names);
+    int console = open(path, O_RDWR);
 
     for (int file = 0; console >= 0 && file < 3; file++)
         dup2(console, file);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import time
@@ -242,7 +243,10 @@ class XenCloud:
         disk = self.paths.cache / "empty.raw"
         with disk.open("wb") as file:
             file.truncate(DISK_MIB << 20)
-        booting = bootdisk.build(self.paths.cache)
+        # What is behind its boot files is what it writes to and checks.
+        booting = self.paths.cache / "booting.raw"
+        shutil.copyfile(bootdisk.build(self.paths.cache), booting)
+        os.truncate(booting, DISK_MIB << 20)
 
         def upload(admin: Connection) -> None:
             kernel = _upload(admin, f"{IMAGE}-kernel", boot.kernel, ("aki", "aki"))
