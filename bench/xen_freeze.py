@@ -44,8 +44,7 @@ def measure(settings: Settings) -> Report:
     try:
         hosts.up(settings.say)
         try:
-            guest = guests.start(hosts.source, known.cache, guests.Wish(name="bench", vtpm=False))
-            guest.wait_for("READY")
+            guest = guests.boot(hosts.source, known.cache, guests.Wish(name="bench", vtpm=False))
             rounds = 2 if settings.quick else ROUNDS
             settings.say(f"{rounds} rounds")
             found = _rounds(hosts.source, guest.name, guest.uuid, rounds)

@@ -54,9 +54,8 @@ def starting(fleet: Fleet) -> Iterator[StartGuest]:
     guests.share_boot_files(fleet.hosts.destination, fleet.hosts.paths.cache)
 
     def start(wish: Wish) -> XenGuest:
-        guest = guests.start(fleet.hosts.source, fleet.hosts.paths.cache, wish)
+        guest = guests.boot(fleet.hosts.source, fleet.hosts.paths.cache, wish)
         started.append(guest)
-        guest.wait_for("READY")
         if wish.vtpm:
             fleet.make_vtpm(guest.host, guest.uuid)
         return guest

@@ -23,6 +23,7 @@ from tests.xen.conftest import StartGuest, starting
 Cloning = ordering.Cloning[XenGuest, Machine]
 EVIL_AGENT = "tests.integration.evil_agent"
 HELPERS = r"xen\.saver|cmd\.store|[a-z_.]*exporter"
+FREEZES = "/var/lib/nova-trusted-clone/freezes"
 END_LIMIT_S = 900.0
 CLEAN_LIMIT_S = 120.0
 # A host's answer takes its seconds here.
@@ -77,11 +78,10 @@ def in_mid_transfer(cloning: Cloning) -> None:
     assert process.wait_until(begun, END_LIMIT_S, 0.5)
 
 
-def wait_for_saver(machine: Machine) -> None:
-    """Wait until the source's memory is being copied."""
-    machine.run(
-        ["bash", "-c", "until pgrep -f '[x]en.saver save'; do sleep 0.2; done"], limit_s=600
-    )
+def wait_for_copy(machine: Machine) -> None:
+    """Wait until the source's memory is being copied: the first of its pages are there."""
+    copy = f"find {FREEZES} -name memory -size +0 2>/dev/null | grep -q ."
+    machine.run(["bash", "-c", f"until {copy}; do sleep 0.2; done"], limit_s=600)
 
 
 @contextlib.contextmanager
@@ -89,7 +89,12 @@ def nothing_left(fleet: Fleet, *guests: XenGuest) -> Iterator[None]:
     """Both hosts are afterwards as before, and the guests go on unharmed."""
     before = [_there(machine) for machine in fleet.hosts.machines]
     since = [guest.size() for guest in guests]
-    yield
+    try:
+        yield
+    except Exception as error:
+        for guest in guests:
+            error.add_note(guest.describe())
+        raise
     wish(fleet)
 
     def as_before() -> bool:
@@ -123,7 +128,7 @@ def test_a_page_that_was_changed_on_its_way_is_never_used(hosts: Fleet, survivor
 def test_the_process_that_saves_is_killed(hosts: Fleet, survivor: XenGuest) -> None:
     with nothing_left(hosts, survivor):
         cloning = order(hosts, survivor)
-        wait_for_saver(survivor.host)
+        wait_for_copy(survivor.host)
         survivor.host.run(["pkill", "-KILL", "-f", "[x]en.saver save"])
         assert "the process that saves the domain" in failed(cloning).reason
 
@@ -143,9 +148,9 @@ def test_a_source_that_ends_while_it_is_copied_ends_its_clone(
     with nothing_left(hosts):
         mortal = start_guest(Wish(name="mortal", vtpm=False))
         cloning = order(hosts, mortal)
-        wait_for_saver(mortal.host)
+        wait_for_copy(mortal.host)
         mortal.destroy()
-        assert failed(cloning).reason
+        assert "ended while it was saved" in failed(cloning).reason
 
 
 def test_a_network_that_stays_away_ends_the_clone_at_the_limit(

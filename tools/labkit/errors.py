@@ -21,3 +21,7 @@ class ConsoleTimeout(LabError):
 
 class GuestFailed(LabError):
     """A guest ended, or found its own memory or disk damaged."""
+
+
+class GuestGone(GuestFailed):
+    """A guest ended before it did what was waited for."""

@@ -19,15 +19,43 @@
 #include <xenguest.h>
 #include <xentoollog.h>
 
+/* A number says little: libxl's first complaint since a call began says what went wrong, those after it what followed from that. All
+ * of them go to standard error as well. */
+static struct recorder {
+    xentoollog_logger vtable;
+    xentoollog_logger *next;
+    char complaint[512];
+} recorder;
+
 static libxl_ctx *context;
 static xc_interface *control;
+
+static void recorder_vmessage(xentoollog_logger *logger, xentoollog_level level, int error, const char *source, const char *format, va_list arguments)
+{
+    struct recorder *self = (struct recorder *)logger;
+    va_list again;
+
+    va_copy(again, arguments);
+    if (level >= XTL_ERROR && !self->complaint[0])
+        vsnprintf(self->complaint, sizeof self->complaint, format, again);
+    va_end(again);
+    if (self->next)
+        xtl_logv(self->next, level, error, source, format, arguments);
+}
+
+static void recorder_destroy(xentoollog_logger *logger)
+{
+    (void)logger;
+}
 
 /* Both are opened once: between the suspend and the resume there is no time for it. */
 static int open_both(void)
 {
     if (!context) {
-        xentoollog_logger *logger = (xentoollog_logger *)xtl_createlogger_stdiostream(stderr, XTL_WARN, 0);
-        if (!logger || libxl_ctx_alloc(&context, LIBXL_VERSION, 0, logger)) {
+        recorder.vtable.vmessage = recorder_vmessage;
+        recorder.vtable.destroy = recorder_destroy;
+        recorder.next = (xentoollog_logger *)xtl_createlogger_stdiostream(stderr, XTL_WARN, 0);
+        if (libxl_ctx_alloc(&context, LIBXL_VERSION, 0, &recorder.vtable)) {
             context = NULL;
             PyErr_SetString(PyExc_OSError, "libxl cannot be opened: is this dom0, and the user root?");
             return 0;
@@ -42,7 +70,12 @@ static int open_both(void)
 
 static PyObject *xl_error(const char *what, int code)
 {
-    return PyErr_Format(PyExc_OSError, "%s: libxl error %d", what, code);
+    /* libxl calls every failure before the domain has suspended "guest timed out" (libxl__xc_domain_save_done). */
+    const char *when = code == ERROR_GUEST_TIMEDOUT ? "before the domain had suspended: " : "";
+
+    /* The complaint is libxl's own, in whatever encoding: PyErr_Format replaces what is none. */
+    return PyErr_Format(PyExc_OSError, "%s: %s%s (libxl error %d)", what, when,
+                        recorder.complaint[0] ? recorder.complaint : "libxl does not say why", code);
 }
 
 static int domain_info(uint32_t domain, xc_dominfo_t *found)
@@ -52,7 +85,8 @@ static int domain_info(uint32_t domain, xc_dominfo_t *found)
     Py_BEGIN_ALLOW_THREADS
     count = xc_domain_getinfo(control, domain, 1, found);
     Py_END_ALLOW_THREADS
-    if (count != 1 || found->domid != domain) {
+    /* A dying one is there until nobody maps its memory any more. */
+    if (count != 1 || found->domid != domain || found->dying) {
         PyErr_Format(PyExc_ProcessLookupError, "there is no domain %u", domain);
         return 0;
     }
@@ -138,6 +172,7 @@ static PyObject *suspend(PyObject *self, PyObject *arguments)
     if (!PyArg_ParseTuple(arguments, "Iip", &domain, &file, &live) || !open_both())
         return NULL;
     watch.domain = domain;
+    recorder.complaint[0] = '\0';
     error = pthread_create(&watcher, NULL, watch_domain, &watch);
     if (error) {
         errno = error;
@@ -174,6 +209,7 @@ static PyObject *resume(PyObject *self, PyObject *arguments)
     (void)self;
     if (!PyArg_ParseTuple(arguments, "I", &domain) || !open_both())
         return NULL;
+    recorder.complaint[0] = '\0';
     Py_BEGIN_ALLOW_THREADS
     code = libxl_domain_resume(context, domain, 1, NULL);
     Py_END_ALLOW_THREADS

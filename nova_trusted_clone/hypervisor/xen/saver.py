@@ -133,6 +133,7 @@ def save(domain: int, directory: pathlib.Path, memory_bytes: int, talk: Conversa
     """Save a domain as the module's docstring says.
 
     :raises HypervisorError: why it was not saved; it runs
+    :raises ProcessLookupError: it is gone
     """
     xl = _library()
     xl.open()
@@ -148,6 +149,10 @@ def save(domain: int, directory: pathlib.Path, memory_bytes: int, talk: Conversa
         saved = time.monotonic()
         talk.tell("suspended")
         talk.hear("resume")
+    except SaveFailed as error:
+        if gone(xl, domain):
+            raise ProcessLookupError(f"domain {domain} ended while it was saved") from error
+        raise
     finally:
         resume(xl, domain)
     resumed = time.monotonic()
@@ -174,6 +179,15 @@ def resume(xl: Any, domain: int) -> None:
             xl.resume(domain)
     except ProcessLookupError:
         return
+
+
+def gone(xl: Any, domain: int) -> bool:
+    """Whether there is no such domain any more."""
+    try:
+        xl.is_suspended(domain)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def rescue(xl: Any, domain: int) -> None:

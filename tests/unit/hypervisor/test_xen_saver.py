@@ -109,6 +109,20 @@ def test_where_xen_cannot_log_it_stands_still_for_the_copy(libxl, tmp_path):
     assert xl.calls == ["open", "suspend cold", "resume"]
 
 
+def test_a_domain_that_ended_while_it_was_saved_is_told_as_gone(libxl, tmp_path, monkeypatch):
+    xl, caller = (
+        libxl(error="suspend: before the domain had suspended: No such process"),
+        Caller("save"),
+    )
+
+    def none(domain: int) -> bool:
+        raise ProcessLookupError(f"there is no domain {domain}")
+
+    monkeypatch.setattr(xl, "is_suspended", none)
+    with pytest.raises(ProcessLookupError, match="domain 7 ended while it was saved"):
+        saver.save(7, tmp_path, MEMORY_BYTES, caller)
+
+
 def test_a_caller_that_goes_away_before_it_said_anything_changes_nothing(libxl, tmp_path):
     xl = libxl()
     saver.save(7, tmp_path, MEMORY_BYTES, Caller())

@@ -56,8 +56,7 @@ def _demo(
     say(
         f"starting {wish.kind.upper()} guest {wish.name} with {wish.memory_mib} MiB on {hosts.source.name}"
     )
-    source = guests.start(hosts.source, hosts.paths.cache, wish)
-    source.wait_for("READY")
+    source = guests.boot(hosts.source, hosts.paths.cache, wish)
     if wish.vtpm:
         fleet.make_vtpm(hosts.source, source.uuid)
     say(f"{wish.name} checks itself; cloning it {count} times to {hosts.destination.name}")
