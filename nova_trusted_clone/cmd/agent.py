@@ -28,6 +28,7 @@ from nova_trusted_clone.clone.records import RecordError, read
 from nova_trusted_clone.clone.source import FreezeFailed, Source
 from nova_trusted_clone.conf import opts
 from nova_trusted_clone.core.errors import CoreError
+from nova_trusted_clone.hypervisor import drivers
 from nova_trusted_clone.ports import Identity, NicIdentity
 from nova_trusted_clone.transport import rpc
 
@@ -232,6 +233,7 @@ def _serve(
     destination.resume()
     source.resume()
     destination.start_watching()
+    drivers.watch(host.place.libvirt_uri)
     operations = Operations(source, destination, host.place.state_path)
     servers = [
         rpc.Server(host.place.state_path / ADMIN_SOCKET, operations.admin()),

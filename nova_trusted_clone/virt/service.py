@@ -52,6 +52,7 @@ class Engine:
         self.destination.resume()
         self.source.resume()
         self.destination.start_watching()
+        drivers.watch(self.host.place.libvirt_uri)
 
     def clone(self, context: Any, orders: Sequence[tuple[bytes, str]]) -> str:
         """Start one freeze, when former ones of the server have ended; return its id.

@@ -1,6 +1,7 @@
 /* The few calls of libxenlight and libxenctrl for which there is no binding. Each lets the interpreter's other threads run.
  *
- * Only the saver's process loads this: libxenlight forks a helper of its own and wants to be told when that ends.
+ * Only the saver's process may call what needs libxenlight: that forks a helper of its own and wants to be told when it ends.
+ * ``ended`` needs libxenctrl alone, and may be called anywhere.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -49,6 +50,15 @@ static void recorder_destroy(xentoollog_logger *logger)
 }
 
 /* Both are opened once: between the suspend and the resume there is no time for it. */
+static int open_control(void)
+{
+    if (!control && !(control = xc_interface_open(NULL, NULL, 0))) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return 0;
+    }
+    return 1;
+}
+
 static int open_both(void)
 {
     if (!context) {
@@ -61,11 +71,7 @@ static int open_both(void)
             return 0;
         }
     }
-    if (!control && !(control = xc_interface_open(NULL, NULL, 0))) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return 0;
-    }
-    return 1;
+    return open_control();
 }
 
 static PyObject *xl_error(const char *what, int code)
@@ -218,6 +224,50 @@ static PyObject *resume(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static int append_ended(PyObject *list, const xc_dominfo_t *found)
+{
+    PyObject *one;
+    int code;
+
+    if (!found->shutdown || found->dying || found->shutdown_reason == SHUTDOWN_suspend)
+        return 0;
+    one = Py_BuildValue("(II)", (unsigned int)found->domid, found->shutdown_reason);
+    code = one ? PyList_Append(list, one) : -1;
+    Py_XDECREF(one);
+    return code;
+}
+
+static PyObject *ended(PyObject *self, PyObject *arguments)
+{
+    enum { AT_ONCE = 64 };
+    xc_dominfo_t found[AT_ONCE];
+    uint32_t next = 1; /* dom0 is not among them */
+    int count;
+    PyObject *list;
+
+    (void)self;
+    (void)arguments;
+    if (!open_control() || !(list = PyList_New(0)))
+        return NULL;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        count = xc_domain_getinfo(control, next, AT_ONCE, found);
+        Py_END_ALLOW_THREADS
+        if (count < 0) {
+            Py_DECREF(list);
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        for (int index = 0; index < count; index++) {
+            if (append_ended(list, &found[index])) {
+                Py_DECREF(list);
+                return NULL;
+            }
+            next = found[index].domid + 1;
+        }
+    } while (count == AT_ONCE);
+    return list;
+}
+
 /* The leaves of a policy, in the layout of the stream's record. */
 static PyObject *leaves_of(xc_cpu_policy_t *policy)
 {
@@ -267,6 +317,7 @@ static PyMethodDef methods[] = {
     { "suspend", suspend, METH_VARARGS, "suspend(domain, file, live): save it into a file; it stays suspended. When it stopped, by the monotonic clock, seconds." },
     { "is_suspended", is_suspended, METH_VARARGS, "is_suspended(domain): whether it has suspended itself." },
     { "resume", resume, METH_VARARGS, "resume(domain): let a suspended one go on as if it had not been." },
+    { "ended", ended, METH_NOARGS, "Domains that stand still for good: [(domain, why)], of Xen's SHUTDOWN reasons all but a suspend." },
     { "host_policy", host_policy, METH_VARARGS, "host_policy(hvm): the most of CPUID that this Xen offers to a domain." },
     { NULL, NULL, 0, NULL },
 };

@@ -51,7 +51,7 @@ class SaveFailed(HypervisorError):
     code = "trusted-clone.xen.save.failed"
 
 
-def _library() -> Any:
+def library() -> Any:
     """The C part.
 
     :raises SaveFailed: it was not built: no headers of Xen were there
@@ -135,7 +135,7 @@ def save(domain: int, directory: pathlib.Path, memory_bytes: int, talk: Conversa
     :raises HypervisorError: why it was not saved; it runs
     :raises ProcessLookupError: it is gone
     """
-    xl = _library()
+    xl = library()
     xl.open()
     live = bool(xl.logs_dirty(domain))
     capture = Capture(directory / MEMORY)
@@ -230,10 +230,10 @@ def main() -> int:
             save(asked.domain, asked.directory, asked.memory_bytes, talk)
         elif asked.command == "fit":
             state = DomainState.decode(asked.state.read_bytes())
-            cpupolicy.require_fitting(state, _library().host_policy(state.guest is Guest.HVM))
+            cpupolicy.require_fitting(state, library().host_policy(state.guest is Guest.HVM))
             talk.tell("fits")
         else:
-            rescue(_library(), asked.domain)
+            rescue(library(), asked.domain)
             talk.tell("resumed")
     except ProcessLookupError as error:
         talk.tell("failed", reason=str(error), gone=True)

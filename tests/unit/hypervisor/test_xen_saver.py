@@ -73,7 +73,7 @@ class Caller:
 def libxl(monkeypatch):
     def use(**wishes) -> Libxl:
         made = Libxl(**{"stream": streams.raw_stream(streams.pvh()), **wishes})
-        monkeypatch.setattr(saver, "_library", lambda: made)
+        monkeypatch.setattr(saver, "library", lambda: made)
         return made
 
     return use
