@@ -146,7 +146,7 @@ def test_a_source_that_ends_while_it_is_copied_ends_its_clone(
     hosts: Fleet, start_guest: StartGuest
 ) -> None:
     with nothing_left(hosts):
-        mortal = start_guest(Wish(name="mortal", vtpm=False))
+        mortal = start_guest(Wish(name="mortal", vtpm=False, processor=2))
         cloning = order(hosts, mortal)
         wait_for_copy(mortal.host)
         mortal.destroy()
@@ -185,3 +185,11 @@ def test_after_all_of_it_a_network_that_comes_back_costs_nothing_but_time(
         assert guest.wait_for("TICK", since).number("bad") == 0
         assert guest.wait_for("DISKCHECK", since).number("bad") == 0
     clone.destroy()
+
+
+def test_a_source_that_ends_by_itself_afterwards_is_not_taken_for_running(
+    hosts: Fleet, survivor: XenGuest
+) -> None:
+    """libvirt hears of a domain's end once, and a freeze's suspend was that once."""
+    survivor.host.run(["xl", "sysrq", survivor.name, "b"])
+    assert process.wait_until(lambda: not survivor.runs, CLEAN_LIMIT_S, 2.0), survivor.describe()

@@ -219,7 +219,7 @@ class XenCloud:
             # A beat that is late on an emulated processor is no broken connection.
             "oslo_messaging_rabbit": {"heartbeat_timeout_threshold": PATIENCE_S},
             # Guests on dom0's own processor damage its programs (doc/source/lab.rst).
-            "compute": {"cpu_shared_set": "1"},
+            "compute": {"cpu_shared_set": "1-2"},
             "libvirt": {"images_type": "qcow2"},
             "vnc": {"enabled": False},
             "nova_sys_admin": {"helper_command": helper},

@@ -37,6 +37,7 @@ class Wish:
 
     :ivar kind: ``pvh``, ``pv`` or ``hvm``
     :ivar pages: under check
+    :ivar processor: of the host's, 1 or 2: its own
     """
 
     name: str = "web-1"
@@ -47,6 +48,7 @@ class Wish:
     page_rate: int = 200
     disk_rate: int = 5
     vtpm: bool = True
+    processor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +201,8 @@ def to_xml(guest: XenGuest, wish: Wish) -> str:
         [
             "<domain type='xen'>",
             f"<name>{guest.name}</name><uuid>{guest.uuid}</uuid>",
-            # dom0 has the other processor for itself.
-            f"<memory unit='MiB'>{wish.memory_mib}</memory><vcpu cpuset='1'>1</vcpu>",
+            # dom0 has the first processor for itself.
+            f"<memory unit='MiB'>{wish.memory_mib}</memory><vcpu cpuset='{wish.processor}'>1</vcpu>",
             f"<os>{TYPES[wish.kind]}<kernel>/lab/vmlinuz</kernel><initrd>/lab/initramfs</initrd>",
             f"<cmdline>{COMMAND_LINE} {asked}</cmdline></os>",
             # What a firmware's guest finds its devices and interrupts by.
