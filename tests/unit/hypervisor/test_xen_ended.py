@@ -124,6 +124,7 @@ def test_a_libvirt_that_does_not_answer_is_asked_again(monkeypatch):
                 raise OSError("privcmd")
             if self.count == 4:
                 looks.set()
+                threading.Event().wait()  # the thread is the process's; it must not look at a real libvirt
             return [(7, POWEROFF)]
 
     monkeypatch.setattr(ended, "LOOK_S", 0.01)
