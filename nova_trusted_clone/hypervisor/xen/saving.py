@@ -24,6 +24,10 @@ RESUME_LIMIT_S = 60.0
 MAX_LINE_BYTES = 1 << 16
 
 
+class DomainGone(FreezeFailed):
+    """The domain is no longer there."""
+
+
 class Saver:
     """A saver of one domain. Use it in a ``with`` block: at its end the process is gone and the domain runs."""
 
@@ -65,6 +69,7 @@ class Saver:
     def await_event(self, event: str, limit_s: float) -> dict[str, Any]:
         """Wait for the event, which must be the next.
 
+        :raises DomainGone: its reason, which is that
         :raises FreezeFailed: its reason, or that it ended or took longer
         """
         line = self._line(time.monotonic() + limit_s, event)
@@ -73,8 +78,7 @@ class Saver:
         except ValueError as error:
             raise FreezeFailed(f"the process that saves the domain: {line[:200]!r}") from error
         if not isinstance(told, dict) or told.get("event") != event:
-            reason = told.get("reason") if isinstance(told, dict) else told
-            raise FreezeFailed(str(reason))
+            raise _failure(told)
         return told
 
     def _line(self, deadline: float, event: str) -> bytes:
@@ -97,6 +101,13 @@ class Saver:
         return line
 
 
+def _failure(told: Any) -> FreezeFailed:
+    if not isinstance(told, dict):
+        return FreezeFailed(str(told))
+    kind = DomainGone if told.get("gone") is True else FreezeFailed
+    return kind(str(told.get("reason")))
+
+
 def end(process: ProcessId) -> None:
     """End a saver and libxl's own helper with it; harmless when they are gone."""
     if process.alive():
@@ -105,16 +116,17 @@ def end(process: ProcessId) -> None:
 
 
 def let_run(domain: int, log: pathlib.Path) -> None:
-    """Resume a domain that a saver may have left suspended.
+    """Resume a domain that a saver may have left suspended; one that is gone need not be.
 
     :raises HypervisorError: it could not be
     """
     with Saver("resume", str(domain), log=log) as saver:
         try:
             saver.await_event("resumed", RESUME_LIMIT_S)
+        except DomainGone:
+            return
         except FreezeFailed as error:
-            if "there is no domain" not in str(error):
-                raise HypervisorError(f"domain {domain} may stand still: {error}") from error
+            raise HypervisorError(f"domain {domain} may stand still: {error}") from error
 
 
 def require_fitting(state: pathlib.Path, log: pathlib.Path) -> None:

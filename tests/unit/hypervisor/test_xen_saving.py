@@ -58,14 +58,14 @@ def test_a_saver_that_is_silent_is_not_waited_for_forever(tmp_path, monkeypatch)
 
 
 def test_a_domain_that_is_gone_need_not_be_resumed(tmp_path, monkeypatch):
-    answers = {"gone": "there is no domain 7", "stuck": "libxl error -3"}
+    answers = {"gone": "true", "stuck": "false"}
     monkeypatch.setattr(
         saving,
         "Saver",
         lambda _command, which, log: Saver(
-            f'{{"event": "failed", "reason": "{answers[which]}"}}', log=log
+            f'{{"event": "failed", "reason": "because", "gone": {answers[which]}}}', log=log
         ),
     )
     saving.let_run("gone", tmp_path / "log")
-    with pytest.raises(HypervisorError, match="may stand still"):
+    with pytest.raises(HypervisorError, match="may stand still: because"):
         saving.let_run("stuck", tmp_path / "log")
