@@ -224,14 +224,15 @@ static PyObject *resume(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-static int append_ended(PyObject *list, const xc_dominfo_t *found)
+static int append_ended(PyObject *list, const xc_domaininfo_t *found)
 {
+    unsigned int why = (found->flags >> XEN_DOMINF_shutdownshift) & XEN_DOMINF_shutdownmask;
     PyObject *one;
     int code;
 
-    if (!found->shutdown || found->dying || found->shutdown_reason == SHUTDOWN_suspend)
+    if (!(found->flags & XEN_DOMINF_shutdown) || found->flags & XEN_DOMINF_dying || why == SHUTDOWN_suspend)
         return 0;
-    one = Py_BuildValue("(II)", (unsigned int)found->domid, found->shutdown_reason);
+    one = Py_BuildValue("(II)", (unsigned int)found->domain, why);
     code = one ? PyList_Append(list, one) : -1;
     Py_XDECREF(one);
     return code;
@@ -240,7 +241,7 @@ static int append_ended(PyObject *list, const xc_dominfo_t *found)
 static PyObject *ended(PyObject *self, PyObject *arguments)
 {
     enum { AT_ONCE = 64 };
-    xc_dominfo_t found[AT_ONCE];
+    xc_domaininfo_t found[AT_ONCE];
     uint32_t next = 1; /* dom0 is not among them */
     int count;
     PyObject *list;
@@ -251,7 +252,8 @@ static PyObject *ended(PyObject *self, PyObject *arguments)
         return NULL;
     do {
         Py_BEGIN_ALLOW_THREADS
-        count = xc_domain_getinfo(control, next, AT_ONCE, found);
+        /* xc_domain_getinfo takes a host without a domain for an error. */
+        count = xc_domain_getinfolist(control, next, AT_ONCE, found);
         Py_END_ALLOW_THREADS
         if (count < 0) {
             Py_DECREF(list);
@@ -262,7 +264,7 @@ static PyObject *ended(PyObject *self, PyObject *arguments)
                 Py_DECREF(list);
                 return NULL;
             }
-            next = found[index].domid + 1;
+            next = found[index].domain + 1;
         }
     } while (count == AT_ONCE);
     return list;
