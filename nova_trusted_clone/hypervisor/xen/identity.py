@@ -10,6 +10,7 @@ from nova_trusted_clone.hypervisor.base import MalformedState
 from nova_trusted_clone.hypervisor.qemu import definition, hostside
 from nova_trusted_clone.hypervisor.qemu.hostside import drop
 from nova_trusted_clone.hypervisor.qemu.identity import image_of
+from nova_trusted_clone.hypervisor.xen import processors
 from nova_trusted_clone.ports import Identity, NicIdentity
 
 # Of a domain that a device model emulates a whole machine for.
@@ -74,11 +75,10 @@ def _no_emulated_cards(devices: ET.Element) -> None:
 
 
 def _own_processors(root: ET.Element, cpuset: str | None) -> None:
-    processors = root.find("vcpu")
-    if processors is not None:
-        processors.attrib.pop("cpuset", None)
-        if cpuset is not None:
-            processors.set("cpuset", cpuset)
+    try:
+        processors.place(root, cpuset)
+    except ValueError as error:
+        raise MalformedState(f"domain definition: <vcpu>: {error}") from error
 
 
 def _own_boot_files(root: ET.Element, boot: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ import libvirt
 
 from nova_trusted_clone.hypervisor.base import HypervisorError
 from nova_trusted_clone.hypervisor.qemu import definition
-from nova_trusted_clone.hypervisor.xen import proof
+from nova_trusted_clone.hypervisor.xen import processors, proof
 from nova_trusted_clone.ports import DiskShape, NicShape, ServerShape
 
 
@@ -69,7 +69,7 @@ def device_obstacles(root: ET.Element) -> list[str]:
         found.append("a network interface is a host device passed through (SR-IOV)")
     if root.find("devices/filesystem") is not None:
         found.append("a file system of the host is shared with the server")
-    if root.find("cputune/vcpupin") is not None:
+    if processors.are_pinned_singly(root):
         found.append("the server's processors are pinned to processors of the host")
     if root.find("vcpu[@current]") is not None:
         found.append("the server has processors that are not plugged in")

@@ -13,6 +13,8 @@ from __future__ import annotations
 import enum
 import xml.etree.ElementTree as ET
 
+from nova_trusted_clone.hypervisor.xen import processors
+
 BUS = "xen"
 # Elements of a domain that are the same for Xen.
 _KEPT = ("name", "uuid", "title", "metadata", "memory", "currentMemory", "vcpu")
@@ -77,6 +79,7 @@ def of_guest(nova_xml: str, chosen: Kind, console_log: str, tsc_mode: str = "def
     theirs = ET.fromstring(nova_xml)
     root = ET.Element("domain", type="xen")
     root.extend(_own(theirs, _KEPT))
+    _place_processors(root, theirs)
     root.append(_os(theirs, chosen))
     if chosen is Kind.HVM:
         features = ET.SubElement(root, "features")
@@ -118,6 +121,16 @@ def kind_of(xml: str) -> Kind:
 
 def _own(theirs: ET.Element, tags: tuple[str, ...]) -> list[ET.Element]:
     return [found for tag in tags if (found := theirs.find(tag)) is not None]
+
+
+def _place_processors(root: ET.Element, theirs: ET.Element) -> None:
+    """Dedicated processors are Nova's to choose, one by one; shared ones (``cpu_shared_set``) are any of a set."""
+    pins = theirs.findall("cputune/vcpupin")
+    if pins:
+        ET.SubElement(root, "cputune").extend(pins)
+        return
+    vcpu = theirs.find("vcpu")
+    processors.place(root, vcpu.get("cpuset") if vcpu is not None else None)
 
 
 def _clock_offset(theirs: ET.Element) -> str:

@@ -17,7 +17,8 @@ SOURCE = """
   <uuid>11111111-2222-3333-4444-555555555555</uuid>
   <metadata><owner>tenant</owner></metadata>
   <memory unit='KiB'>98304</memory>
-  <vcpu placement='static' cpuset='1'>1</vcpu>
+  <vcpu placement='static' cpuset='1'>2</vcpu>
+  <cputune><vcpupin vcpu='0' cpuset='1'/><vcpupin vcpu='1' cpuset='1'/></cputune>
   <os><type arch='x86_64' machine='xenpvh'>xenpvh</type><kernel>/srv/vmlinuz</kernel><cmdline>quiet</cmdline></os>
   <clock offset='utc'><timer name='tsc' mode='native'/></clock>
   <devices>
@@ -112,6 +113,9 @@ def test_a_control_plane_decides_where_it_lies():
     assert root.find("devices/interface/source[@bridge='qbr1']") is not None
     assert root.find("metadata/instance") is not None
     assert root.find("vcpu[@cpuset='0']") is not None
+    # libvirt's libxl driver hands Xen the places of single processors only.
+    pins = [(pin.get("vcpu"), pin.get("cpuset")) for pin in root.iterfind("cputune/vcpupin")]
+    assert pins == [("0", "0"), ("1", "0")]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ def made(chosen: Kind, *, tsc_mode: str = "default", **wished: bool) -> ET.Eleme
     return ET.fromstring(of_guest(nova_xml, chosen, LOG, tsc_mode))
 
 
+def pins(root: ET.Element) -> list[tuple[str | None, str | None]]:
+    return [(one.get("vcpu"), one.get("cpuset")) for one in root.iterfind("cputune/vcpupin")]
+
+
 class TestWhichKind:
     def test_an_image_with_a_kernel_is_started_without_firmware(self) -> None:
         assert kind(None, None, has_kernel=True) is Kind.PVH
@@ -52,6 +56,25 @@ class TestTheWholeGuest:
         assert (root.findtext("memory"), root.findtext("vcpu")) == ("131072", "2")
         assert root.find("metadata/{*}instance/{*}name").text == "web-1"
         assert kind_of(ET.tostring(root, encoding="unicode")) is chosen
+
+    def test_shared_processors_are_told_in_the_way_that_libxl_hears(self) -> None:
+        guest = xenguest.guest(kernel=True)
+        guest.cpuset = {1, 2}
+        root = ET.fromstring(of_guest(guest.to_xml(), Kind.PVH, LOG))
+        assert root.find("vcpu").get("cpuset") == "1-2"
+        assert pins(root) == [("0", "1-2"), ("1", "1-2")]
+
+    def test_dedicated_processors_stay_where_nova_put_each(self) -> None:
+        guest = xenguest.guest(kernel=True)
+        guest.cputune = config.LibvirtConfigGuestCPUTune()
+        for number in (0, 1):
+            pin = config.LibvirtConfigGuestCPUTuneVCPUPin()
+            pin.id, pin.cpuset = number, {number + 4}
+            guest.cputune.vcpupin.append(pin)
+        assert pins(ET.fromstring(of_guest(guest.to_xml(), Kind.PVH, LOG))) == [
+            ("0", "4"),
+            ("1", "5"),
+        ]
 
     def test_a_kernel_is_started_as_nova_laid_it(self) -> None:
         root = made(Kind.PVH)

@@ -203,6 +203,8 @@ def to_xml(guest: XenGuest, wish: Wish) -> str:
             f"<name>{guest.name}</name><uuid>{guest.uuid}</uuid>",
             # dom0 has the first processor for itself.
             f"<memory unit='MiB'>{wish.memory_mib}</memory><vcpu cpuset='{wish.processor}'>1</vcpu>",
+            # libvirt's libxl driver hands Xen this only.
+            f"<cputune><vcpupin vcpu='0' cpuset='{wish.processor}'/></cputune>",
             f"<os>{TYPES[wish.kind]}<kernel>/lab/vmlinuz</kernel><initrd>/lab/initramfs</initrd>",
             f"<cmdline>{COMMAND_LINE} {asked}</cmdline></os>",
             # What a firmware's guest finds its devices and interrupts by.
