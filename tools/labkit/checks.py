@@ -61,7 +61,16 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ),
     ),
     "xen": ((*XEN, f"--timeout={XEN_LIMIT_S}"),),
-    "xen-pvh": ((*XEN, "-k", "pvh", f"--timeout={XEN_LIMIT_S}"),),
+    "xen-pvh": (
+        (
+            *XEN,
+            "-k",
+            "pvh",
+            f"--timeout={XEN_LIMIT_S}",
+            f"--reruns={INTEGRATION_RERUNS}",
+            *SLOWEST,
+        ),
+    ),
     "xen-cloud": ((*PYTEST, "tests/xen_cloud", f"--timeout={XEN_CLOUD_LIMIT_S}"),),
     "cloud": (
         (
