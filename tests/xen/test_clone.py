@@ -54,6 +54,22 @@ def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str, r
     clone.destroy()
 
 
+def test_all_processors_and_disks_of_a_guest_come_along(
+    fleet: Fleet, start_guest: StartGuest
+) -> None:
+    source = start_guest(Wish(name="wide", vtpm=False, vcpus=2, disks=2, cpuset="1-2"))
+    _, clone = cloned(fleet, source, vtpm_mode="none")
+    for guest in (source, clone):
+        since = guest.size()
+        assert guest.wait_for("TICK", since).number("bad") == 0
+        for disk in source.definition.disks:
+            line = guest.wait_for("DISKCHECK", since, disk=disk.target)
+            assert line.number("bad") == 0 and line.number("blocks") > 0
+    assert len(clone.processor_times_s()) == 2
+    assert min(clone.processor_times_s()) > 0
+    clone.destroy()
+
+
 def _holder_of_the_clones_vtpm(told: dict[str, object]) -> str:
     messages = told["messages"]
     assert isinstance(messages, dict)

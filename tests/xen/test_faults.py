@@ -146,7 +146,7 @@ def test_a_source_that_ends_while_it_is_copied_ends_its_clone(
     hosts: Fleet, start_guest: StartGuest
 ) -> None:
     with nothing_left(hosts):
-        mortal = start_guest(Wish(name="mortal", vtpm=False, processor=2))
+        mortal = start_guest(Wish(name="mortal", vtpm=False, cpuset="2"))
         cloning = order(hosts, mortal)
         wait_for_copy(mortal.host)
         mortal.destroy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shutil
+import string
 import time
 import uuid
 import warnings
@@ -20,6 +21,7 @@ READY_LIMIT_S = 900.0
 POLL_S = 1.0
 LOOK_S = 10.0
 DESCRIBE_S = 10.0
+IMAGES = pathlib.Path("/var/lib/libvirt/images")
 # xenconsoled's own logs, by the domain's name.
 CONSOLES = "/var/log/xen/console/guest-{name}.log"
 # Its kernel's errors are on its console, too: they say why it did not do what was asked of it.
@@ -37,7 +39,7 @@ class Wish:
 
     :ivar kind: ``pvh``, ``pv`` or ``hvm``
     :ivar pages: under check
-    :ivar processor: of the host's, 1 or 2: its own
+    :ivar cpuset: of the host's processors, those that run it; the first is dom0's
     """
 
     name: str = "web-1"
@@ -48,7 +50,9 @@ class Wish:
     page_rate: int = 200
     disk_rate: int = 5
     vtpm: bool = True
-    processor: int = 1
+    disks: int = 1
+    vcpus: int = 1
+    cpuset: str = "1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +91,10 @@ class XenGuest:
         """Bytes that it printed until now: a position to read on from."""
         return int(self.host.run(["stat", "-c", "%s", self._log]))
 
-    def wait_for(self, kind: str, since: int = 0, limit_s: float = READY_LIMIT_S) -> Line:
-        """Wait until it prints a line of a kind.
+    def wait_for(
+        self, kind: str, since: int = 0, limit_s: float = READY_LIMIT_S, **values: str
+    ) -> Line:
+        """Wait until it prints a line of a kind, with these values in it.
 
         :raises GuestFailed: it found itself damaged
         :raises GuestGone: it ended
@@ -101,7 +107,7 @@ class XenGuest:
             for line in self.lines(since):
                 if line.kind in FAILURES:
                     raise GuestFailed(f"{self.name}: {line.kind} {dict(line.values)}")
-                if line.kind == kind:
+                if line.kind == kind and values.items() <= line.values.items():
                     return line
             if time.monotonic() > look:
                 absent = 0 if self.runs else absent + 1
@@ -118,6 +124,11 @@ class XenGuest:
         return (
             self.name in self.host.run(["virsh", "-c", "xen:///system", "list", "--name"]).split()
         )
+
+    def processor_times_s(self) -> list[float]:
+        """How long each of its processors has worked on this host."""
+        table = self.host.run(["xl", "vcpu-list", self.name]).splitlines()[1:]
+        return [float(row.split()[5]) for row in table]
 
     def describe(self) -> str:
         """Whether it goes on, and what it and its Xen said last: for whoever looks into a fault."""
@@ -155,13 +166,16 @@ def start(host: Machine, cache: pathlib.Path, wish: Wish) -> XenGuest:
     :raises LabError: libvirt did not start it
     """
     share_boot_files(host, cache)
-    # A guest's image lies on the host's own disk: what is shared with this machine is slow.
-    disk = pathlib.Path(f"/var/lib/libvirt/images/{wish.name}.qcow2")
-    host.run(["mkdir", "-p", disk.parent])
-    host.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, f"{wish.disk_mib}M"])
-    definition = Definition(
-        wish.memory_mib, (Disk("xvda", disk, wish.disk_mib << 20),), (new_mac(),)
+    # A guest's images lie on the host's own disk: what is shared with this machine is slow.
+    targets = [f"xvd{letter}" for letter in string.ascii_lowercase[: wish.disks]]
+    disks = tuple(
+        Disk(target, IMAGES / f"{wish.name}-{target}.qcow2", wish.disk_mib << 20)
+        for target in targets
     )
+    host.run(["mkdir", "-p", IMAGES])
+    for disk in disks:
+        host.run(["qemu-img", "create", "-q", "-f", "qcow2", disk.path, f"{wish.disk_mib}M"])
+    definition = Definition(wish.memory_mib, disks, (new_mac(),))
     guest = XenGuest(host, wish.name, str(uuid.uuid4()), definition)
     (host.shared / f"{wish.name}.xml").write_text(to_xml(guest, wish))
     told = host.run(
@@ -196,15 +210,17 @@ def _boot(host: Machine, cache: pathlib.Path, wish: Wish) -> XenGuest:
 def to_xml(guest: XenGuest, wish: Wish) -> str:
     """Its definition for libvirt's libxl driver."""
     asked = f"np={wish.pages} rate={wish.page_rate} diskrate={wish.disk_rate}"
-    disk, mac = guest.definition.disks[0], guest.definition.macs[0]
+    mac = guest.definition.macs[0]
     return "\n".join(
         [
             "<domain type='xen'>",
             f"<name>{guest.name}</name><uuid>{guest.uuid}</uuid>",
             # dom0 has the first processor for itself.
-            f"<memory unit='MiB'>{wish.memory_mib}</memory><vcpu cpuset='{wish.processor}'>1</vcpu>",
-            # libvirt's libxl driver hands Xen this only.
-            f"<cputune><vcpupin vcpu='0' cpuset='{wish.processor}'/></cputune>",
+            f"<memory unit='MiB'>{wish.memory_mib}</memory><vcpu cpuset='{wish.cpuset}'>{wish.vcpus}</vcpu>",
+            # libvirt's libxl driver hands Xen these only.
+            "<cputune>",
+            *(f"<vcpupin vcpu='{number}' cpuset='{wish.cpuset}'/>" for number in range(wish.vcpus)),
+            "</cputune>",
             f"<os>{TYPES[wish.kind]}<kernel>/lab/vmlinuz</kernel><initrd>/lab/initramfs</initrd>",
             f"<cmdline>{COMMAND_LINE} {asked}</cmdline></os>",
             # What a firmware's guest finds its devices and interrupts by.
@@ -213,8 +229,11 @@ def to_xml(guest: XenGuest, wish: Wish) -> str:
             "<clock offset='utc'><timer name='tsc' mode='native'/></clock>",
             "<on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>",
             "<devices>",
-            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk.path}'/>",
-            f"<target dev='{disk.target}' bus='xen'/></disk>",
+            *(
+                "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+                f"<source file='{disk.path}'/><target dev='{disk.target}' bus='xen'/></disk>"
+                for disk in guest.definition.disks
+            ),
             f"<interface type='bridge'><mac address='{mac}'/><source bridge='br0'/></interface>",
             "<console type='pty'><target type='xen' port='0'/></console>",
             "</devices></domain>",
