@@ -17,9 +17,10 @@ from labkit.guest import image
 from labkit.guests import new_mac
 from labkit.xen.machine import Machine
 
-READY_LIMIT_S = 900.0
-POLL_S = 1.0
-LOOK_S = 10.0
+READY_LIMIT_S = 1800.0
+# Each look is a shell in dom0, whose processor also emulates the guest's disk: of the second kind one costs seconds.
+POLL_S = 3.0
+LOOK_S = 60.0
 DESCRIBE_S = 10.0
 IMAGES = pathlib.Path("/var/lib/libvirt/images")
 # xenconsoled's own logs, by the domain's name.
