@@ -39,7 +39,7 @@ TEMPEST = "tests/openstack/test_tempest.py"
 # In a cloud a story's longest part is often Nova's own.
 OPENSTACK_LIMIT_S = 900
 # Hosts that are emulated, whose guests are emulated once more.
-XEN_LIMIT_S = 1500
+XEN_LIMIT_S = 2400
 # The same with nova-compute in each.
 XEN_CLOUD_LIMIT_S = 2400
 # Of the stories in a cloud, those that need no service to be killed or started anew: five minutes on a quiet machine.
