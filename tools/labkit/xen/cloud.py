@@ -290,11 +290,12 @@ def _upload(
 
 
 def _receivers(admin: Connection) -> set[str]:
-    """Hosts that have told Placement that they receive clones."""
+    """Hosts that have told Placement that they receive clones, and that Nova has mapped to a cell."""
+    mapped = {one.name for one in admin.compute.hypervisors()}
     return {
         provider.name
         for provider in admin.placement.resource_providers()
-        if trusted.TRAIT in _traits(admin, provider.id)
+        if provider.name in mapped and trusted.TRAIT in _traits(admin, provider.id)
     }
 
 
