@@ -12,7 +12,6 @@ from labkit.paths import CHECKOUT
 
 PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest")
-XEN = (*PYTEST, "tests/xen")
 # Horizon cannot be installed beside nova.
 HORIZON_PYTHON = str(CHECKOUT / ".venv-horizon" / "bin" / "python")
 BROWSER_STORIES = "tests/openstack/horizon"
@@ -60,17 +59,7 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
             *SLOWEST,
         ),
     ),
-    "xen": ((*XEN, f"--timeout={XEN_LIMIT_S}"),),
-    "xen-pvh": (
-        (
-            *XEN,
-            "-k",
-            "pvh",
-            f"--timeout={XEN_LIMIT_S}",
-            f"--reruns={INTEGRATION_RERUNS}",
-            *SLOWEST,
-        ),
-    ),
+    "xen": ((*PYTEST, "tests/xen", f"--timeout={XEN_LIMIT_S}"),),
     "xen-cloud": ((*PYTEST, "tests/xen_cloud", f"--timeout={XEN_CLOUD_LIMIT_S}"),),
     "cloud": (
         (
@@ -110,7 +99,7 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 
 # Asked for by name, so that the rest stays under an hour: "cloud", which is a part of "openstack"; the stories in a browser;
-# tempest with a venv of its own; and those on Xen, whose guests are emulated twice, but for one clone there.
+# tempest with a venv of its own; and those on Xen, which need two emulated machines, with a cloud and without.
 BY_NAME = ("cloud", "horizon", "tempest", "xen", "xen-cloud")
 WITHOUT_A_WORD = tuple(name for name in PARTS if name not in BY_NAME)
 
