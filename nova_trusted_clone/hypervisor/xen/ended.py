@@ -64,7 +64,7 @@ class Watch:
             time.sleep(LOOK_S)
 
     def look(self) -> None:
-        """Look once; what had ended at the last look, too, is dealt with.
+        """Look once; what had ended at the last look, too, is dealt with. What cannot be is told, and tried again.
 
         :raises HypervisorError: libvirt does not answer
         :raises OSError: Xen does not
@@ -75,7 +75,10 @@ class Watch:
             return
         with connection.connected(self._uri) as libvirtd:
             for number, why in sorted(again):
-                _settle(libvirtd, number, why)
+                try:
+                    _settle(libvirtd, number, why)
+                except (HypervisorError, libvirt.libvirtError) as error:
+                    LOG.warning("domain %d, which ended by itself: %s", number, error)
 
 
 def _settle(libvirtd: Any, number: int, why: int) -> None:

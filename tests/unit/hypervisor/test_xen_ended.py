@@ -112,6 +112,19 @@ def test_what_is_not_libvirts_is_left_alone(monkeypatch):
     assert looked(Host(monkeypatch), [(9, CRASH)], [(9, CRASH)]) == []
 
 
+def test_one_that_cannot_be_ended_does_not_keep_the_others(monkeypatch, caplog):
+    stuck, host = Domain("", True), Host(monkeypatch)
+
+    def refuse() -> None:
+        raise libvirt.libvirtError("cannot acquire state change lock")
+
+    stuck.destroy = refuse
+    find = host.lookupByID
+    host.lookupByID = lambda number: stuck if number == 3 else find(number)
+    assert looked(host, *[[(3, POWEROFF), (7, POWEROFF)]] * 2) == ["destroy"]
+    assert "domain 3" in caplog.text
+
+
 def test_a_libvirt_that_does_not_answer_is_asked_again(monkeypatch):
     host, looks = Host(monkeypatch), threading.Event()
 
