@@ -21,6 +21,7 @@ from nova_trusted_clone.clone.batch import Batch, FreezeFailed
 from nova_trusted_clone.clone.helpers import Guard, Helper, decode, encode, remove
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.outgoing import Outgoing, Serving
+from nova_trusted_clone.clone.pace import Pace
 from nova_trusted_clone.clone.source_vtpm import SourceVtpm, identity_of
 from nova_trusted_clone.core.protocol.events import FreezeDone
 from nova_trusted_clone.core.protocol.messages import Counts
@@ -187,8 +188,8 @@ class FreezeJob:
             remove(self._early_directory)
 
     def _await_early(self, limit_s: float) -> None:
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline and not self._abort.wait(POLL_S):
+        deadline, pace = time.monotonic() + limit_s, Pace(POLL_S)
+        while time.monotonic() < deadline and not self._abort.wait(pace.pause_s):
             self._exporter_status()
             self.batch.each(lambda clone: clone.poll())
             if all(clone.has_early_copy for clone in self.batch.running):
@@ -243,9 +244,9 @@ class FreezeJob:
 
     def _serve(self) -> None:
         """Watch over the exporter and the destinations until every clone has ended."""
-        deadline = time.monotonic() + self._host.limits.completion_limit_s
+        deadline, pace = time.monotonic() + self._host.limits.completion_limit_s, Pace(POLL_S)
         while running := self.batch.running:
-            if self._abort.wait(POLL_S):
+            if self._abort.wait(pace.pause_s):
                 raise FreezeFailed("aborted")
             if time.monotonic() > deadline:
                 raise FreezeFailed(

@@ -16,7 +16,9 @@ from nova_trusted_clone.clone.ground import Ground
 from nova_trusted_clone.clone.helpers import decode, remove, unpack_vtpm
 from nova_trusted_clone.clone.host import Host
 from nova_trusted_clone.clone.kept import KeptClone, Phase, Rejected
+from nova_trusted_clone.clone.pace import Pace
 from nova_trusted_clone.clone.session import Session, Signer
+from nova_trusted_clone.clone.settling import Settling
 from nova_trusted_clone.clone.stores import Store, StoreFailed
 from nova_trusted_clone.clone.used import ReplayedUses, UsedIds
 from nova_trusted_clone.core.errors import CoreError
@@ -58,7 +60,7 @@ class Incoming(KeptClone):
         self._signers: dict[str, Signer] = {"host": host.quote, "vtpm": self._vtpm.quote}
         self._source_certificate = b""
         self._unclean = False
-        self._settling = threading.Lock()
+        self._settling = Settling(self.clone_id, host.destination, identity, directory)
         self._changed = changed
 
     def enter(self, phase: Phase, reason: str = "") -> None:
@@ -277,22 +279,13 @@ class Incoming(KeptClone):
         """Make a complete clone's disks independent of the store, whether it runs or not. Repeated until it is done."""
         if self.phase is not Phase.COMPLETE or self.settled:
             return
-        if not self._settling.acquire(blocking=False):
-            return
-        try:
-            self._host.destination.settle(self.identity, self._directory)
-            with self._saving:
-                self.settled = True
-                self.save()
-        except Exception as error:
-            if self._stopped.is_set():
-                LOG.info("clone %s: removed while its disks settled: %s", self.clone_id, error)
-            else:
-                LOG.exception("clone %s: its disks still need the store", self.clone_id)
-            return
-        finally:
-            self._settling.release()
-        self._changed(self)
+        if self._settling.attempt(self._note_settled, removed=self._stopped.is_set):
+            self._changed(self)
+
+    def _note_settled(self) -> None:
+        with self._saving:
+            self.settled = True
+            self.save()
 
     @property
     def process_exists(self) -> bool:
@@ -325,8 +318,9 @@ class Incoming(KeptClone):
             self._require_done(self._feed(events.VtpmInstalled(vtpm=vtpm)))
 
     def _await_everything(self) -> None:
+        pace = Pace(POLL_S)
         while not self.fetched:
-            self._pause_between_polls()
+            self._pause(pace)
             status = self.store.status()
             if status.get("root") is None or not status.get("complete"):
                 continue
@@ -344,12 +338,13 @@ class Incoming(KeptClone):
             raise Rejected(f"refused: {getattr(action, 'verdict', action)}")
 
     def _await_final(self) -> None:
+        pace = Pace(POLL_S)
         while not self._final.is_set():
-            self._pause_between_polls()
+            self._pause(pace)
             self.store.status()
 
-    def _pause_between_polls(self) -> None:
-        if self._stopped.wait(POLL_S):
+    def _pause(self, pace: Pace) -> None:
+        if self._stopped.wait(pace.pause_s):
             raise Rejected(self.reason)
 
     # -- ends ---------------------------------------------------------------------------------------------------------

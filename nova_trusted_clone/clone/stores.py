@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from nova_trusted_clone.clone.helpers import Helper, decode, encode
+from nova_trusted_clone.clone.pace import Pace
 from nova_trusted_clone.datapath import mounts
 from nova_trusted_clone.datapath.control import ControlError
 from nova_trusted_clone.datapath.errors import DatapathError
@@ -121,12 +122,13 @@ class Store:
 
     def read_region(self, region_id: int) -> pathlib.Path:
         """Wait until a region is verified whole and return a file of its bytes."""
+        pace = Pace(POLL_S)
         while True:
             reply = self._call("read_region", region=region_id)
             if reply.get("path"):
                 return pathlib.Path(reply["path"])
             self.status()
-            time.sleep(POLL_S)
+            time.sleep(pace.pause_s)
 
     def status(self) -> dict[str, Any]:
         """How far it is.

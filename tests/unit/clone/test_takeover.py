@@ -29,6 +29,8 @@ class Hypervisor:
         self.refusals = refusals
         self.destroyed = 0
         self.settled = 0
+        self.running = False
+        self.ends_while_settling = False
 
     def destroy(self, server_uuid: str, directory: pathlib.Path) -> None:
         self.destroyed += 1
@@ -37,10 +39,12 @@ class Hypervisor:
             raise RuntimeError("the hypervisor does not answer")
 
     def exists(self, server_uuid: str, directory: pathlib.Path) -> bool:
-        return False
+        return self.running
 
     def settle(self, identity: Identity, directory: pathlib.Path) -> None:
         self.settled += 1
+        if self.ends_while_settling:
+            self.running = False
         if self.refusals:
             self.refusals -= 1
             raise RuntimeError("an image is in use")
@@ -162,6 +166,36 @@ def test_a_clone_that_is_removed_while_its_disks_settle_is_no_error(
     clone.settle()
     assert "removed while its disks settled: domain not found" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_clone_whose_server_ends_while_its_disks_settle_is_no_error(
+    host: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clone = clone_of(host)
+    clone.resume(record_of(Phase.COMPLETE))
+    host.destination.running = True
+    host.destination.refusals = 1
+    host.destination.ends_while_settling = True
+    clone.settle()
+    assert "ended while its disks settled: an image is in use" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    clone.settle()
+    assert clone.settled
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_disks_that_do_not_settle_for_any_other_reason_are_an_error(
+    host: Any, caplog: pytest.LogCaptureFixture, running: bool
+) -> None:
+    clone = clone_of(host)
+    clone.resume(record_of(Phase.COMPLETE))
+    host.destination.running = running
+    host.destination.refusals = 1
+    clone.settle()
+    assert "its disks still need the store" in caplog.text
+    assert "an image is in use" in caplog.text
+    assert not clone.settled
 
 
 def test_a_clones_place_on_its_host_is_kept_with_it(host: Any) -> None:
