@@ -19,6 +19,8 @@ from labkit.xen.guests import Wish, XenGuest
 from labkit.xen.hosts import XenHosts
 
 StartGuest = Callable[[Wish], XenGuest]
+# As much as a guest writes to: the rest of a disk costs time, and nothing of it is looked at.
+DISK_MIB = 16
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,7 +15,7 @@ from labkit.xen.guests import Wish, XenGuest
 from nova_trusted_clone.core.attest.issue import KEPT_BY_HOST
 from nova_trusted_clone.core.protocol.evidence import Conversation
 from nova_trusted_clone.core.protocol.messages import VtpmStatement
-from tests.xen.conftest import StartGuest
+from tests.xen.conftest import DISK_MIB, StartGuest
 
 CLONE_LIMIT_S = 1200.0
 
@@ -31,7 +31,7 @@ def cloned(fleet: Fleet, source: XenGuest, **wishes: str) -> tuple[ordering.Clon
 
 @pytest.mark.parametrize("kind", ["pvh", "hvm", "pv"])
 def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str, run: int) -> None:
-    source = start_guest(Wish(name=f"{kind}-{run}", kind=kind))
+    source = start_guest(Wish(name=f"{kind}-{run}", kind=kind, disk_mib=DISK_MIB))
     cloning, clone = cloned(fleet, source)
     ordered = cloning.clones[0]
 
@@ -57,7 +57,8 @@ def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str, r
 def test_all_processors_and_disks_of_a_guest_come_along(
     fleet: Fleet, start_guest: StartGuest
 ) -> None:
-    source = start_guest(Wish(name="wide", vtpm=False, vcpus=2, disks=2, cpuset="1-2"))
+    wish = Wish(name="wide", vtpm=False, vcpus=2, disks=2, disk_mib=DISK_MIB, cpuset="1-2")
+    source = start_guest(wish)
     _, clone = cloned(fleet, source, vtpm_mode="none")
     for guest in (source, clone):
         since = guest.size()

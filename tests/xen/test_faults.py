@@ -18,7 +18,7 @@ from labkit.xen.fleet import CONFIG, Fleet
 from labkit.xen.guests import Wish, XenGuest
 from labkit.xen.machine import Machine
 
-from tests.xen.conftest import StartGuest, starting
+from tests.xen.conftest import DISK_MIB, StartGuest, starting
 
 Cloning = ordering.Cloning[XenGuest, Machine]
 EVIL_AGENT = "tests.integration.evil_agent"
@@ -46,7 +46,7 @@ def hosts(fleet: Fleet) -> Iterator[Fleet]:
 def survivor(hosts: Fleet) -> Iterator[XenGuest]:
     """The guest of all these stories; without a vTPM, which is quicker."""
     with starting(hosts) as start:
-        yield start(Wish(name="survivor", vtpm=False))
+        yield start(Wish(name="survivor", vtpm=False, disk_mib=DISK_MIB))
 
 
 def wish(fleet: Fleet, **exporter: object) -> None:
@@ -146,7 +146,7 @@ def test_a_source_that_ends_while_it_is_copied_ends_its_clone(
     hosts: Fleet, start_guest: StartGuest
 ) -> None:
     with nothing_left(hosts):
-        mortal = start_guest(Wish(name="mortal", vtpm=False, cpuset="2"))
+        mortal = start_guest(Wish(name="mortal", vtpm=False, disk_mib=DISK_MIB, cpuset="2"))
         cloning = order(hosts, mortal)
         wait_for_copy(mortal.host)
         mortal.destroy()

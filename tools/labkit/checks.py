@@ -59,7 +59,7 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
             *SLOWEST,
         ),
     ),
-    "xen": ((*PYTEST, "tests/xen", f"--timeout={XEN_LIMIT_S}"),),
+    "xen": ((*PYTEST, "tests/xen", f"--timeout={XEN_LIMIT_S}", "--durations=0"),),
     "xen-cloud": ((*PYTEST, "tests/xen_cloud", f"--timeout={XEN_CLOUD_LIMIT_S}"),),
     "cloud": (
         (
