@@ -95,6 +95,7 @@ static void *check_disk(void *argument)
 
     for (unsigned n = 0;; n++) {
         uint64_t touched = 0, bad = 0;
+        double begin = now_s();
         for (uint64_t block = 0; block < disk->blocks; block++) {
             int result = check_block(disk, block);
             touched += result >= 0;
@@ -102,7 +103,7 @@ static void *check_disk(void *argument)
         }
         say("DISKCHECK disk=%s n=%u blocks=%lu bad=%lu untouched=%lu writes=%lu", disk->name, n, touched, bad,
             disk->blocks - touched, disk->writes);
-        sleep_s(ROUND_PAUSE_S);
+        sleep_s(ROUND_PAUSE_S + options.disk_rest * (now_s() - begin));
     }
     return NULL;
 }

@@ -20,6 +20,7 @@ struct options {
     unsigned disk_rate;    /* diskrate=: blocks written in a second, for each disk */
     unsigned disk_blocks;  /* diskblocks=: the most under check of each disk: a round takes seconds, not minutes */
     unsigned rest;         /* rest=: how much longer than it checks memory the checker then sleeps */
+    unsigned disk_rest;    /* diskrest=: how much longer than it checks a disk the checker then sleeps, besides its pause */
     int touch;             /* touch=1: all memory is written to once, as in a server that has been up for a while */
     unsigned boot_mib;     /* bootmib=: the first of the first disk, where its boot files are, are left alone */
     int dhcp;              /* dhcp=1: each interface asks for an address */

@@ -35,6 +35,7 @@ static void read_options(void)
     options.disk_rate = (unsigned)option(line, "diskrate=", options.disk_rate);
     options.disk_blocks = (unsigned)option(line, "diskblocks=", options.disk_blocks);
     options.rest = (unsigned)option(line, "rest=", options.rest);
+    options.disk_rest = (unsigned)option(line, "diskrest=", options.disk_rest);
     options.boot_mib = (unsigned)option(line, "bootmib=", options.boot_mib);
     options.dhcp = (int)option(line, "dhcp=", 0);
     options.touch = (int)option(line, "touch=", 0);

@@ -40,6 +40,8 @@ class Wish:
 
     :ivar kind: ``pvh``, ``pv`` or ``hvm``
     :ivar pages: under check
+    :ivar disk_blocks: of each disk under check; each read is emulated twice, and dom0's processor does it
+    :ivar disk_rest: how much longer than it checks a disk it then leaves it alone
     :ivar cpuset: of the host's processors, those that run it; the first is dom0's
     """
 
@@ -50,6 +52,8 @@ class Wish:
     pages: int = 4000
     page_rate: int = 200
     disk_rate: int = 5
+    disk_blocks: int = 256
+    disk_rest: int = 2
     vtpm: bool = True
     disks: int = 1
     vcpus: int = 1
@@ -211,6 +215,7 @@ def _boot(host: Machine, cache: pathlib.Path, wish: Wish) -> XenGuest:
 def to_xml(guest: XenGuest, wish: Wish) -> str:
     """Its definition for libvirt's libxl driver."""
     asked = f"np={wish.pages} rate={wish.page_rate} diskrate={wish.disk_rate}"
+    asked += f" diskblocks={wish.disk_blocks} diskrest={wish.disk_rest}"
     mac = guest.definition.macs[0]
     return "\n".join(
         [
