@@ -198,6 +198,19 @@ def test_disks_that_do_not_settle_for_any_other_reason_are_an_error(
     assert not clone.settled
 
 
+def test_a_hypervisor_that_does_not_answer_has_not_said_that_a_server_ended(
+    host: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    clone = clone_of(host)
+    clone.resume(record_of(Phase.COMPLETE))
+    answers = iter([True])
+    host.destination.exists = lambda *_: next(answers)
+    host.destination.refusals = 1
+    clone.settle()
+    assert "whether it runs cannot be told" in caplog.text
+    assert "its disks still need the store" in caplog.text
+
+
 def test_a_clones_place_on_its_host_is_kept_with_it(host: Any) -> None:
     side = HostSide(
         interfaces=("<interface/>",), disks={"vda": "/images/disk"}, vtpm_secret="secret"
