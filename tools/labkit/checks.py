@@ -60,7 +60,7 @@ PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ),
     ),
     "xen": ((*PYTEST, "tests/xen", f"--timeout={XEN_LIMIT_S}", "--durations=0"),),
-    "xen-cloud": ((*PYTEST, "tests/xen_cloud", f"--timeout={XEN_CLOUD_LIMIT_S}"),),
+    "xen-cloud": ((*PYTEST, "tests/xen_cloud", f"--timeout={XEN_CLOUD_LIMIT_S}", "--durations=0"),),
     "cloud": (
         (
             *PYTEST,

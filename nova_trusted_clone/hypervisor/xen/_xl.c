@@ -300,7 +300,7 @@ static PyObject *host_policy(PyObject *self, PyObject *arguments)
     PyObject *result;
 
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "p", &hvm) || !open_both())
+    if (!PyArg_ParseTuple(arguments, "p", &hvm) || !open_control())
         return NULL;
     policy = xc_cpu_policy_init();
     if (!policy)

@@ -14,8 +14,16 @@ from nova_trusted_clone.hypervisor.base import HypervisorError, MalformedState, 
 from nova_trusted_clone.hypervisor.qemu import connection, definition, images
 from nova_trusted_clone.hypervisor.qemu.identity import image_of
 from nova_trusted_clone.hypervisor.qemu.identity import images as own_images
-from nova_trusted_clone.hypervisor.xen import disks, identity, monitor, proof, saving, sending
-from nova_trusted_clone.hypervisor.xen.records import PAGE
+from nova_trusted_clone.hypervisor.xen import (
+    cpupolicy,
+    disks,
+    identity,
+    monitor,
+    proof,
+    saver,
+    sending,
+)
+from nova_trusted_clone.hypervisor.xen.records import PAGE, Guest
 from nova_trusted_clone.hypervisor.xen.state import DomainState, Range
 from nova_trusted_clone.hypervisor.xen.vtpms import HostVtpms
 from nova_trusted_clone.ports import Identity, RestorePlan
@@ -23,7 +31,6 @@ from nova_trusted_clone.ports import Identity, RestorePlan
 LOG = logging.getLogger(__name__)
 PIPE = "restore.pipe"
 JOURNAL = "restore.json"
-LOG_NAME = "restore.log"
 MAX_STATE_BYTES = 256 << 20
 
 
@@ -63,12 +70,13 @@ class XenDestination:
         state: DomainState,
         memory: Mapping[Range, pathlib.Path],
     ) -> None:
-        saving.require_fitting(plan.device_state, plan.directory / LOG_NAME)
+        # Asked of Xen by a hypercall: nothing is forked for it.
+        cpupolicy.require_fitting(state, saver.library().host_policy(state.guest is Guest.HVM))
         text = identity.of_clone(plan.definition, plan.identity, plan.directory, plan.backings)
         _require_boot_files(text)
         overlays = {t: image_of(plan.identity, plan.directory, t) for t in plan.backings}
         pipe = plan.directory / PIPE
-        files = sorted({*map(str, overlays.values()), str(pipe), str(plan.directory / LOG_NAME)})
+        files = sorted({*map(str, overlays.values()), str(pipe)})
         journals.write(plan.directory / JOURNAL, {"uuid": plan.identity.uuid, "files": files})
         for target, backing in plan.backings.items():
             images.create_overlay(overlays[target], backing)

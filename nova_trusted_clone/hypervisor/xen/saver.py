@@ -11,8 +11,6 @@
         > saved        DIRECTORY has ``memory`` and ``device-state``
     saver resume DOMAIN
         > resumed      it runs, whether it had been left suspended or not
-    saver fit DEVICE_STATE
-        > fits         this host's processors have what the domain was given
 
 If the caller goes away (its end of the pipe closes) at whatever point, the domain is resumed. What goes wrong is told as
 ``failed``, after the domain was resumed. A process of its own, because libxenlight forks and waits for children.
@@ -32,10 +30,8 @@ from io import RawIOBase
 from typing import Any
 
 from nova_trusted_clone.hypervisor.base import HypervisorError, MalformedState
-from nova_trusted_clone.hypervisor.xen import cpupolicy, stream
+from nova_trusted_clone.hypervisor.xen import stream
 from nova_trusted_clone.hypervisor.xen.capture import Capture
-from nova_trusted_clone.hypervisor.xen.records import Guest
-from nova_trusted_clone.hypervisor.xen.state import DomainState
 
 MEMORY, DEVICE_STATE = "memory", "device-state"
 PIPE_BYTES = 1 << 20
@@ -222,16 +218,11 @@ def main() -> int:
     saving.add_argument("directory", type=pathlib.Path)
     saving.add_argument("memory_bytes", type=int)
     commands.add_parser("resume").add_argument("domain", type=int)
-    commands.add_parser("fit").add_argument("state", type=pathlib.Path)
     asked = parser.parse_args()
     talk = Conversation()
     try:
         if asked.command == "save":
             save(asked.domain, asked.directory, asked.memory_bytes, talk)
-        elif asked.command == "fit":
-            state = DomainState.decode(asked.state.read_bytes())
-            cpupolicy.require_fitting(state, library().host_policy(state.guest is Guest.HVM))
-            talk.tell("fits")
         else:
             rescue(library(), asked.domain)
             talk.tell("resumed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
+import struct
 from typing import Any
 
 import libvirt
@@ -31,7 +32,7 @@ from nova_trusted_clone.hypervisor.xen import (
     stream,
 )
 from nova_trusted_clone.hypervisor.xen.capture import Capture
-from nova_trusted_clone.hypervisor.xen.records import PAGE
+from nova_trusted_clone.hypervisor.xen.records import PAGE, Libxc
 from nova_trusted_clone.hypervisor.xen.vtpms import HostVtpms
 from nova_trusted_clone.ports import Identity, NicIdentity, RestorePlan, VtpmBlobs
 from tests.unit.hypervisor import test_xen_identity as definitions
@@ -304,9 +305,27 @@ class Libvirt:
         self.host.domain = Domain(definitions.UUID, self.definition)
 
 
+class Xen:
+    """``_xl`` on the other host, with what its processors offer."""
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+
+    def host_policy(self, hvm: bool) -> bytes:
+        # A PVH guest is one of these without a device model.
+        assert hvm
+        return features(self.features)
+
+
+def features(bits: int) -> bytes:
+    """A CPU policy with one leaf, of features of which the guest has 0xF."""
+    return struct.pack("<6I", 7, 0, 0, bits, 0, 0)
+
+
 @pytest.fixture
 def plan(tmp_path) -> RestorePlan:
-    state = streams.pvh()
+    told = ((Libxc.X86_CPUID_POLICY, features(0xF)), (Libxc.STATIC_DATA_END, b""))
+    state = dataclasses.replace(streams.pvh(), head=told)
     (tmp_path / "device").write_bytes(state.encode())
     small = {}
     for one in state.ranges:
@@ -349,6 +368,7 @@ def restoring(host, monkeypatch, tmp_path, vtpms):
         monkeypatch.setattr(
             destination.images, "create_overlay", lambda path, _backing: path.write_text("layer")
         )
+        monkeypatch.setattr(saver, "library", lambda: Xen(0xFF))
         connected(monkeypatch)
         return destination.XenDestination("xen:///system", vtpms), made
 
@@ -373,10 +393,25 @@ def test_a_restore_that_fails_leaves_nothing_and_nobody_waiting(host, restoring,
     assert not vtpms.has(definitions.UUID)
 
 
-def test_processors_that_lack_something_are_told_before_anything_is_made(host, restoring, plan):
+def test_processors_that_lack_something_are_told_before_anything_is_made(
+    restoring, plan, monkeypatch
+):
     adapter, _ = restoring()
-    host.fails_at = "fits"
-    with pytest.raises(RestoreFailed, match="fits went wrong"):
+    monkeypatch.setattr(saver, "library", lambda: Xen(0x7))
+    with pytest.raises(RestoreFailed, match=r"leaf 0x7\.0 ebx: 0x8"):
+        adapter.restore(plan)
+    assert list(plan.directory.iterdir()) == []
+
+
+def test_a_host_whose_xen_cannot_be_asked_restores_nothing(restoring, plan, monkeypatch):
+    """The clone might die of an instruction that is not there."""
+    adapter, _ = restoring()
+
+    def missing() -> None:
+        raise saver.SaveFailed("install libxen-dev")
+
+    monkeypatch.setattr(saver, "library", missing)
+    with pytest.raises(RestoreFailed, match="install libxen-dev"):
         adapter.restore(plan)
     assert list(plan.directory.iterdir()) == []
 
