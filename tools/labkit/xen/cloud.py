@@ -36,11 +36,14 @@ from labkit.xen.machine import DOM0_MIB, Machine
 MANAGEMENT = ("10.77.0.11", "10.77.0.12")
 DRIVER = "trusted_clone.XenLibvirtDriver"
 FLAVOR = "xen"
+MEMORY_MIB = 128
 IMAGE = "xen-guest"
 # One that brings no kernel: it boots from its disk.
 BOOTING_IMAGE = "xen-guest-disk"
-# Of a guest: its memory under check, and a disk that is left small.
-DISK_MIB = 64
+# Disks are left small: each block is hashed on an emulated processor. The second has boot files in front.
+DISK_MIB = 16
+BOOTING_DISK_MIB = 64
+# Of a guest: its memory under check, and what it reads of its disk.
 ASKED = "np=4000 rate=100 diskrate=2 diskblocks=256 rest=20"
 CONFIG = "/etc/nova/nova-compute.conf"
 STATE = pathlib.Path("/var/lib/nova")
@@ -195,6 +198,8 @@ class XenCloud:
         return {
             **self.fleet.options(machine, LIMITS),
             "order_limit_s": str(2 * PATIENCE_S),
+            # A new clone's disks are its own after minutes; until then it cannot be stopped. Below rpc_response_timeout.
+            "protect_limit_s": str(PATIENCE_S - 60),
             # The emulated processor cannot emulate the time stamp counter once more.
             "xen_tsc_mode": "native",
         }
@@ -234,7 +239,7 @@ class XenCloud:
         policies.write_text(json.dumps({"os_compute_api:servers:create:zero_disk_flavor": "@"}))
 
         def make(admin: Connection) -> None:
-            admin.compute.create_flavor(name=FLAVOR, ram=128, vcpus=1, disk=0)
+            admin.compute.create_flavor(name=FLAVOR, ram=MEMORY_MIB, vcpus=1, disk=0)
 
         self.ask(make)
 
@@ -246,7 +251,7 @@ class XenCloud:
         # What is behind its boot files is what it writes to and checks.
         booting = self.paths.cache / "booting.raw"
         shutil.copyfile(bootdisk.build(self.paths.cache), booting)
-        os.truncate(booting, DISK_MIB << 20)
+        os.truncate(booting, BOOTING_DISK_MIB << 20)
 
         def upload(admin: Connection) -> None:
             kernel = _upload(admin, f"{IMAGE}-kernel", boot.kernel, ("aki", "aki"))

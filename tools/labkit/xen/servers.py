@@ -13,7 +13,7 @@ from openstack.exceptions import NotFoundException
 from labkit import process
 from labkit.cloud import clients
 from labkit.errors import LabError
-from labkit.xen.cloud import BOOTING_IMAGE, DISK_MIB, FLAVOR, IMAGE, STATE, XenCloud
+from labkit.xen.cloud import BOOTING_IMAGE, FLAVOR, IMAGE, MEMORY_MIB, STATE, XenCloud
 from labkit.xen.guests import Definition, XenGuest
 from labkit.xen.machine import Machine
 
@@ -59,7 +59,7 @@ class Server:
         """What it is on its host; its definition is its flavor's and no order's."""
         shown = self.shown()
         log = f"{STATE}/instances/{self.id}/console.log" if self.boots_itself else ""
-        unordered = Definition(DISK_MIB, (), ())
+        unordered = Definition(MEMORY_MIB, (), ())
         return XenGuest(self.host, str(shown.instance_name), self.id, unordered, log)
 
     def wait_for_status(self, wanted: str, limit_s: float = LIMIT_S) -> None:
