@@ -38,7 +38,7 @@ def test_a_guest_lives_twice(fleet: Fleet, start_guest: StartGuest, kind: str, r
     # Memory, and the disk as memory remembers it, of both, from now on.
     for guest in (source, clone):
         since = guest.size()
-        assert guest.wait_for("TICK", since).number("bad") == 0
+        assert guest.wait_for_pass().number("bad") == 0
         disk = guest.wait_for("DISKCHECK", since)
         assert disk.number("bad") == 0 and disk.number("blocks") > 0
 
@@ -62,7 +62,7 @@ def test_all_processors_and_disks_of_a_guest_come_along(
     _, clone = cloned(fleet, source, vtpm_mode="none")
     for guest in (source, clone):
         since = guest.size()
-        assert guest.wait_for("TICK", since).number("bad") == 0
+        assert guest.wait_for_pass().number("bad") == 0
         for disk in source.definition.disks:
             line = guest.wait_for("DISKCHECK", since, disk=disk.target)
             assert line.number("bad") == 0 and line.number("blocks") > 0

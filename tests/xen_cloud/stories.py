@@ -16,7 +16,7 @@ def cloned(cloud: XenCloud, source: Server, name: str) -> Server:
     assert clone.host != source.host
     for guest in (source.guest, clone.guest):
         since = guest.size()
-        assert guest.wait_for("TICK", since).number("bad") == 0
+        assert guest.wait_for_pass().number("bad") == 0
         disk = guest.wait_for("DISKCHECK", since)
         assert disk.number("bad") == 0 and disk.number("blocks") > 0
     return clone

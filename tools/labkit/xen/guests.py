@@ -109,9 +109,7 @@ class XenGuest:
         # While Nova starts it anew it is not there for a moment.
         look, absent = time.monotonic() + LOOK_S, 0
         while True:
-            for line in self.lines(since):
-                if line.kind in FAILURES:
-                    raise GuestFailed(f"{self.name}: {line.kind} {dict(line.values)}")
+            for line in self._undamaged(since):
                 if line.kind == kind and values.items() <= line.values.items():
                     return line
             if time.monotonic() > look:
@@ -122,6 +120,35 @@ class XenGuest:
             if time.monotonic() > deadline:
                 raise ConsoleTimeout(f"{self.name} did not print {kind} within {limit_s:.0f} s")
             time.sleep(POLL_S)
+
+    def wait_for_pass(self, limit_s: float = READY_LIMIT_S) -> Line:
+        """Wait until it has checked all of its memory once more, from its first to its last page; its line that says so.
+
+        A line that came before may have found nothing wrong because it had looked at nothing yet.
+
+        :raises ConsoleTimeout: it has not, in time; otherwise as ``wait_for``
+        """
+        deadline = time.monotonic() + limit_s
+        since = self.size()
+        # The pass that is under way began before.
+        wanted = self.wait_for("TICK", since, limit_s).number("pass") + 2
+        while True:
+            # Damage is told in a line of its own: none may be left out.
+            ticks = [line for line in self._undamaged(since) if line.kind == "TICK"]
+            if ticks and ticks[-1].number("pass") >= wanted:
+                return ticks[-1]
+            if time.monotonic() > deadline:
+                raise ConsoleTimeout(
+                    f"{self.name} did not check all of its memory within {limit_s:.0f} s"
+                )
+            time.sleep(POLL_S)
+
+    def _undamaged(self, since: int) -> list[Line]:
+        lines = self.lines(since)
+        for line in lines:
+            if line.kind in FAILURES:
+                raise GuestFailed(f"{self.name}: {line.kind} {dict(line.values)}")
+        return lines
 
     @property
     def runs(self) -> bool:
